@@ -1,0 +1,1 @@
+"""Turns published checkpoints into this project's networks, without running them."""

@@ -1,0 +1,144 @@
+"""The strict rule engine: every source key is used, every target leaf is filled.
+
+A `Family` says how files of one kind are recognised, which constructor arguments their
+shapes imply, and which `Rule` takes each of their tensors to which leaf of our network.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from guide_jax import models
+from guide_jax.checkpoint import fill, leaf_shapes
+
+StateDict = Mapping[str, np.ndarray]
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "same": lambda x: x,
+    "conv": lambda x: x.transpose(2, 3, 1, 0),  # OIHW -> HWIO
+    "linear": lambda x: x.T,  # [out, in] -> [in, out]
+    "flat": lambda x: x.reshape(-1),
+    "scalar": lambda x: x.reshape(()),
+    "plane": lambda x: x.reshape(x.shape[-2:]),  # [1, 1, H, W] -> [H, W]
+    "image": lambda x: x.reshape(x.shape[-3:]).transpose(1, 2, 0),  # [1, C, H, W]
+}
+
+
+class ConversionError(ValueError):
+    """A checkpoint that doesn't fit its family; the text names every tensor at fault."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Takes the source keys that match `pattern` wholly to one leaf of the network.
+
+    Attributes:
+        pattern: regular expression over the whole source key.
+        path: dotted path of the leaf, with `\\1` for groups, or a function of the match;
+            None for keys that are known and not needed.
+        layout: a name in `LAYOUTS`, or a function of the array.
+    """
+
+    pattern: str
+    path: str | Callable[[re.Match], str] | None
+    layout: str | Callable[[np.ndarray], np.ndarray] = "same"
+
+    def target(self, match: re.Match) -> str | None:
+        """Returns the dotted path for a match, None for an ignored key."""
+        return match.expand(self.path) if isinstance(self.path, str) else (
+            self.path and self.path(match)
+        )
+
+    def arrange(self, array: np.ndarray) -> np.ndarray:
+        """Returns the array in our axis order."""
+        layout = LAYOUTS[self.layout] if isinstance(self.layout, str) else self.layout
+        return layout(array)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of published checkpoint.
+
+    Attributes:
+        kind: the network's name in `guide_jax.models.NETWORKS`.
+        title: what a person calls it, for tables and messages.
+        recognises: whether a state dict is of this family, judged by its keys alone.
+        config: the network's constructor arguments, read from the shapes.
+        rules: the table; the first rule that matches a key takes it.
+        prepare: brings a state dict into the form the rules expect (say, takes
+            `g_ema` out of a training checkpoint).
+    """
+
+    kind: str
+    title: str
+    recognises: Callable[[StateDict], bool]
+    config: Callable[[StateDict], dict]
+    rules: Sequence[Rule]
+    prepare: Callable[[StateDict], StateDict] = lambda state: state
+
+
+def convert(state: StateDict, family: Family) -> nnx.Module:
+    """Builds the network that a state dict describes and fills it.
+
+    Args:
+        state: source key -> array, as read from the file.
+        family: the table to go by.
+
+    Returns:
+        The network, float32.
+
+    Raises:
+        ConversionError: tensors are missing, left over, or of the wrong shape.
+    """
+    state = family.prepare(state)
+    try:
+        config = family.config(state)
+    except KeyError as e:
+        raise ConversionError(
+            f"{family.title}: tensor {e.args[0]!r} is missing"
+        ) from None
+    network_class = models.NETWORKS[family.kind]
+    network = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
+    return fill(network, apply_rules(state, family, leaf_shapes(network)))
+
+
+def apply_rules(
+    state: StateDict, family: Family, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Returns leaf path -> array for every path in `shapes`, or raises with all faults."""
+    leaves: dict[str, np.ndarray] = {}
+    taken_from: dict[str, str] = {}
+    faults = []
+    for key, array in state.items():
+        hits = ((rule, re.fullmatch(rule.pattern, key)) for rule in family.rules)
+        rule, match = next((hit for hit in hits if hit[1]), (None, None))
+        if rule is None:
+            faults.append(f"unknown tensor {key!r} {list(np.shape(array))}")
+            continue
+        path = rule.target(match)
+        if path is None:
+            continue
+        if path in leaves:
+            faults.append(f"{key!r} and {taken_from[path]!r} both fill {path}")
+            continue
+        if path not in shapes:
+            faults.append(f"{key!r} has no place ({path}) in this network")
+            continue
+        try:
+            leaf = rule.arrange(np.asarray(array))
+        except ValueError:
+            leaf = np.asarray(array)
+        if leaf.shape != shapes[path]:
+            faults.append(
+                f"{key!r} has shape {list(np.shape(array))},"
+                f" {path} needs {list(shapes[path])}"
+            )
+        leaves[path] = leaf.astype(np.float32)
+        taken_from[path] = key
+    faults += [f"nothing fills {path}" for path in shapes if path not in leaves]
+    if faults:
+        raise ConversionError(f"{family.title}: " + "; ".join(faults))
+    return leaves
