@@ -1,21 +1,37 @@
-"""Networks on disk: one `.npz` file (the demo bundle) or an Orbax folder (converted)."""
+"""Networks on disk: one `.npz` file (the demo bundle) or an Orbax folder."""
 
+import json
+import os
+import shutil
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from guide_jax import models
+
+# Beside the leaves in an `.npz`; no leaf's dotted path has a space.
+HEADER = "network description"
+FORMAT = "guide_jax network"
 
 
 def leaf_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Returns dotted path -> shape of every array in a network (or its skeleton)."""
-    return {path: tuple(leaf.shape) for path, leaf in flat_leaves(network).items()}
+    return {".".join(map(str, path)): tuple(v.shape) for path, v in _flat(network)}
 
 
 def flat_leaves(network: nnx.Module) -> dict:
     """Returns dotted path -> array of every parameter and buffer in a network."""
-    flat = nnx.to_flat_state(nnx.state(network))
-    return {".".join(map(str, path)): leaf[...] for path, leaf in flat}
+    return {".".join(map(str, path)): v[...] for path, v in _flat(network)}
+
+
+def _flat(network: nnx.Module) -> list[tuple]:
+    return list(nnx.to_flat_state(nnx.state(network)))
 
 
 def fill(network: nnx.Module, leaves: Mapping[str, np.ndarray]) -> nnx.Module:
@@ -34,8 +50,7 @@ def fill(network: nnx.Module, leaves: Mapping[str, np.ndarray]) -> nnx.Module:
     faults = [f"missing {name}" for name in wanted.keys() - leaves.keys()]
     faults += [f"unknown {name}" for name in leaves.keys() - wanted.keys()]
     faults += [
-        f"{name} has shape {list(np.shape(leaves[name]))},"
-        f" not {list(flat[path].shape)}"
+        f"{name} has shape {list(np.shape(leaves[name]))}, not {list(flat[path].shape)}"
         for name, path in wanted.items()
         if name in leaves and np.shape(leaves[name]) != tuple(flat[path].shape)
     ]
@@ -46,3 +61,144 @@ def fill(network: nnx.Module, leaves: Mapping[str, np.ndarray]) -> nnx.Module:
         for name, path in wanted.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def save_network(
+    path: str | Path,
+    network: nnx.Module,
+    *,
+    dtype: np.dtype | type = np.float32,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a network so that either the whole of it is at `path` or nothing new is.
+
+    Args:
+        path: ending in `.npz` for one compressed file, else an Orbax folder. A network
+            that is there already is replaced; anything else is left alone.
+        network: its class has a `kind` in `models.NETWORKS`, and it keeps its
+            constructor's arguments as `config`.
+        dtype: of the leaves on disk, float32 or float16.
+        about: whatever else should stand with it, JSON-able (where it came from, say).
+
+    Raises:
+        ValueError: the network's class is unknown, its `config` would not come back
+            from JSON as it is, a leaf does not fit into `dtype`, or something else
+            than a network is at `path`.
+    """
+    path = Path(path).absolute()
+    header = _header(network, about or {})
+    leaves = {}
+    for name, leaf in flat_leaves(network).items():
+        with np.errstate(over="ignore"):
+            leaves[name] = np.asarray(leaf).astype(dtype)
+        if not np.array_equal(np.isfinite(leaf), np.isfinite(leaves[name])):
+            raise ValueError(f"{name} does not fit into {np.dtype(dtype).name}")
+    if path.exists():
+        _read_header(path)  # raises unless it is a network
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of a name of its own: two runs may write side by side.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        if path.suffix == ".npz":
+            with part.open("wb") as file:
+                np.savez_compressed(file, **{HEADER: json.dumps(header)}, **leaves)
+        else:
+            ocp.save(part, leaves, custom_metadata=header)
+        _put(part, path)
+    finally:
+        _remove(part)
+
+
+def load_network(path: str | Path) -> nnx.Module:
+    """Reads a network that `save_network` wrote; all leaves are float32.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        ValueError: what is there is no network, of an unknown kind, or its leaves are
+            not those that its kind and config ask for.
+    """
+    path = Path(path).absolute()
+    header = _read_header(path)
+    kind, config = header["kind"], _as_tuples(header["config"])
+    if kind not in models.NETWORKS:
+        known = ", ".join(sorted(models.NETWORKS))
+        raise ValueError(f"{path}: unknown kind of network {kind!r} (known: {known})")
+    network_class = models.NETWORKS[kind]
+    try:
+        skeleton = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
+        return fill(skeleton, _read_leaves(path))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a whole {kind} network ({reason})") from error
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """Returns what `save_network` was given as `about`; raises as `load_network`."""
+    return _read_header(Path(path).absolute())["about"]
+
+
+def _header(network: nnx.Module, about: Mapping[str, Any]) -> dict[str, Any]:
+    if models.NETWORKS.get(getattr(network, "kind", None)) is not type(network):
+        raise ValueError(f"{type(network).__name__} is not in models.NETWORKS")
+    config = dict(network.config)
+    try:
+        same = _as_tuples(json.loads(json.dumps(config))) == config
+    except TypeError:
+        same = False
+    if not same:
+        raise ValueError(f"config of {network.kind} is not kept by JSON: {config}")
+    return {
+        "format": FORMAT,
+        "kind": network.kind,
+        "config": config,
+        "about": json.loads(json.dumps(dict(about))),
+    }
+
+
+def _as_tuples(thing: Any) -> Any:
+    """Returns JSON data with every list as a tuple; configs hold no lists."""
+    if isinstance(thing, dict):
+        return {key: _as_tuples(value) for key, value in thing.items()}
+    return tuple(map(_as_tuples, thing)) if isinstance(thing, list) else thing
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no network there")
+    try:
+        if path.is_dir():
+            header = ocp.metadata(path).custom_metadata
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                header = json.loads(str(archive[HEADER]))
+        if header["format"] == FORMAT and {"kind", "config", "about"} <= header.keys():
+            return header
+    # Damaged files make zipfile, numpy and Orbax raise anything.
+    except Exception as error:
+        raise ValueError(f"{path}: not a network of guide_jax") from error
+    raise ValueError(f"{path}: not a network of guide_jax")
+
+
+def _read_leaves(path: Path) -> dict[str, np.ndarray]:
+    if path.is_dir():
+        return ocp.load(path)
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if name != HEADER}
+
+
+def _put(part: Path, path: Path) -> None:
+    """Renames `part` to `path`, in whose place a folder may stand."""
+    if not path.is_dir():
+        os.replace(part, path)
+        return
+    old = part.with_suffix(".old")
+    os.replace(path, old)
+    os.replace(part, path)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,1 +1,13 @@
 """The networks, as flax.nnx modules that know nothing of files or configs."""
+
+from flax import nnx
+
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.lpips import LPIPS
+from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.stylegan2 import StyleGAN2
+
+# kind, as it stands in converted checkpoints -> class
+NETWORKS: dict[str, type[nnx.Module]] = {
+    network.kind: network for network in (IRNet, LPIPS, MobileStyleGAN, StyleGAN2)
+}

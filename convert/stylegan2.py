@@ -1,0 +1,187 @@
+"""StyleGAN2 generators: NVlabs' stylegan2-ada-pytorch and rosinality's names.
+
+The clamp on layer outputs is no tensor, so it isn't converted: it guards half precision
+and is not reached in float32.
+"""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+from absl import logging
+
+from convert.rules import ConversionError, Family, Rule, StateDict
+
+FIR = np.array([1, 3, 3, 1])
+
+
+def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
+    """Raises unless every smoothing kernel is [1, 3, 3, 1] squared with that sum."""
+    wanted = np.outer(FIR, FIR) * (total / FIR.sum() ** 2)
+    faults = [
+        key
+        for key, kernel in state.items()
+        if re.fullmatch(pattern, key)
+        and (np.shape(kernel) != wanted.shape or not np.allclose(kernel, wanted))
+    ]
+    if faults:
+        raise ConversionError(
+            "smoothing kernels other than [1, 3, 3, 1]: " + ", ".join(faults)
+        )
+
+
+def _count(state: StateDict, pattern: str) -> int:
+    """Returns the largest number that `pattern` catches; a gap below it shows later."""
+    matches = (re.fullmatch(pattern, key) for key in state)
+    return max((int(match[1]) for match in matches if match), default=0)
+
+
+def _size(state: StateDict, key: str, axis: int) -> int:
+    """Returns one side of a tensor that the configuration is read from."""
+    shape = np.shape(state[key])
+    if len(shape) <= axis:
+        raise ConversionError(f"{key!r} has shape {list(shape)}, too few axes")
+    return shape[axis]
+
+
+# NVlabs -------------------------------------------------------------------------------
+
+NVLABS_KERNEL = r".*\.resample_filter"
+
+
+def _prepare_nvlabs(state: StateDict) -> StateDict:
+    _check_kernels(state, NVLABS_KERNEL, total=1)
+    return state
+
+
+def _nvlabs_config(state: StateDict) -> dict:
+    resolution = _count(state, r"synthesis\.b(\d+)\..*")
+    blocks = [4 << i for i in range(max(resolution.bit_length() - 2, 1))]
+    return {
+        "resolution": blocks[-1],
+        "channels": tuple(
+            _size(state, f"synthesis.b{block}.conv1.weight", 0) for block in blocks
+        ),
+        "z_dim": _size(state, "mapping.fc0.weight", 1),
+        "w_dim": _size(state, "mapping.fc0.weight", 0),
+        "mapping_layers": _count(state, r"mapping\.fc(\d+)\..*") + 1,
+    }
+
+
+NVLABS = Family(
+    kind="stylegan2",
+    title="StyleGAN2, stylegan2-ada-pytorch (NVlabs)",
+    recognises=lambda state: "synthesis.b4.const" in state,
+    config=_nvlabs_config,
+    rules=(
+        Rule(NVLABS_KERNEL, None),
+        Rule(r"(mapping\.fc\d+\.weight|.*\.affine\.weight)", r"\1", "linear"),
+        Rule(r"(synthesis\.b4\.const)", r"\1", "image"),
+        Rule(r"(synthesis\.b\d+\.(?:conv\d|torgb)\.weight)", r"\1", "conv"),
+        Rule(r"((?:mapping|synthesis)\..*)", r"\1"),
+    ),
+    prepare=_prepare_nvlabs,
+)
+
+
+# rosinality ---------------------------------------------------------------------------
+
+ROSINALITY_KERNEL = r".*\.(?:blur|upsample)\.kernel"
+# Layer 0 is the one at 4 pixels, which stands by itself in the names.
+CONV = r"(?:conv1|convs\.(\d+))"
+RGB = r"(?:to_rgb1|to_rgbs\.(\d+))"
+
+
+def _prepare_rosinality(state: StateDict) -> StateDict:
+    """Takes `g_ema` out of a training checkpoint and reduces `latent_avg` to [D]."""
+    inner = dict(state.get("g_ema", state))
+    _check_kernels(inner, ROSINALITY_KERNEL, total=4)
+    w_avg = state.get("latent_avg")
+    if w_avg is None:
+        # A bare state dict has no average code. The network runs, but truncation and
+        # everything else that starts from w_avg then means the origin.
+        logging.warning("rosinality checkpoint without latent_avg: w_avg is zero")
+        w_avg = np.zeros(_prepared_w_dim(inner), np.float32)
+    if np.ndim(w_avg) == 2:  # [L, D], the same row L times
+        w_avg = np.mean(w_avg, axis=0, dtype=np.float64)
+    return inner | {"latent_avg": w_avg}
+
+
+def _prepared_w_dim(state: StateDict) -> int:
+    # 0 where the tensor is missing: `config` will name it.
+    key = "conv1.conv.modulation.weight"
+    return _size(state, key, 1) if key in state else 0
+
+
+def _rosinality_config(state: StateDict) -> dict:
+    blocks = 2 + _count(state, r"to_rgbs\.(\d+)\..*")
+    last_convs = ["conv1"] + [f"convs.{2 * i + 1}" for i in range(blocks - 1)]
+    return {
+        "resolution": 2 << blocks,
+        "channels": tuple(
+            _size(state, f"{name}.conv.weight", 1) for name in last_convs
+        ),
+        "z_dim": _size(state, "style.1.weight", 1),
+        "w_dim": _size(state, "conv1.conv.modulation.weight", 1),
+        "mapping_layers": _count(state, r"style\.(\d+)\..*"),
+    }
+
+
+def _conv_name(i: int) -> str:
+    # b4.conv1, b8.conv0, b8.conv1, b16.conv0, ...
+    return f"synthesis.b{4 << (i + 1) // 2}.conv{(i + 1) % 2}"
+
+
+def _rgb_name(i: int) -> str:
+    return f"synthesis.b{4 << i}.torgb"
+
+
+def _at(name: Callable[[int], str], leaf: str) -> Callable[[re.Match], str]:
+    """Returns the path of a leaf in the layer whose number the pattern caught."""
+    return lambda match: f"{name(int(match[1]) + 1 if match[1] else 0)}.{leaf}"
+
+
+def _kernel(array: np.ndarray) -> np.ndarray:
+    """[1, O, I, k, k] -> HWIO."""
+    return array.reshape(array.shape[-4:]).transpose(2, 3, 1, 0)
+
+
+ROSINALITY = Family(
+    kind="stylegan2",
+    title="StyleGAN2, rosinality's names (e4e decoder)",
+    recognises=lambda state: "input.input" in state.get("g_ema", state),
+    config=_rosinality_config,
+    rules=(
+        Rule(ROSINALITY_KERNEL, None),
+        Rule(
+            r"style\.(\d+)\.(weight|bias)",
+            lambda match: f"mapping.fc{int(match[1]) - 1}.{match[2]}",
+            np.transpose,
+        ),
+        Rule(r"latent_avg", "mapping.w_avg"),
+        Rule(r"input\.input", "synthesis.b4.const", "image"),
+        Rule(CONV + r"\.conv\.weight", _at(_conv_name, "weight"), _kernel),
+        Rule(CONV + r"\.noise\.weight", _at(_conv_name, "noise_strength"), "scalar"),
+        Rule(CONV + r"\.activate\.bias", _at(_conv_name, "bias")),
+        Rule(
+            CONV + r"\.conv\.modulation\.weight",
+            _at(_conv_name, "affine.weight"),
+            "linear",
+        ),
+        Rule(CONV + r"\.conv\.modulation\.bias", _at(_conv_name, "affine.bias")),
+        Rule(RGB + r"\.conv\.weight", _at(_rgb_name, "weight"), _kernel),
+        Rule(RGB + r"\.bias", _at(_rgb_name, "bias"), "flat"),
+        Rule(
+            RGB + r"\.conv\.modulation\.weight",
+            _at(_rgb_name, "affine.weight"),
+            "linear",
+        ),
+        Rule(RGB + r"\.conv\.modulation\.bias", _at(_rgb_name, "affine.bias")),
+        Rule(
+            r"noises\.noise_(\d+)",
+            lambda match: f"{_conv_name(int(match[1]))}.noise_const",
+            "plane",
+        ),
+    ),
+    prepare=_prepare_rosinality,
+)

@@ -1,0 +1,138 @@
+"""Reads checkpoint files into numpy arrays and plain containers, executing nothing.
+
+Four kinds are told apart by their bytes, not their names: PyTorch's zip files, its
+older files, NVIDIA's network pickles (whose embedded source is never looked at), and
+plain pickles of numpy arrays.
+"""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from convert.records import Builder, Module, Storage, TorchType, TypedStorage
+from convert.safe_pickle import UnsafePickleError, load, plain
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+# The magic number as protocol 2 pickles it.
+LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+
+
+def read(path: str | Path) -> Any:
+    """Reads a `.pt`, `.pth`, `.pkl` or `.ckpt` file.
+
+    Returns:
+        Nested dicts, lists and tuples of read-only arrays and numbers. bfloat16 comes
+        as float32, a Namespace as a dict, a network of a `.pkl` as its flat state dict.
+        Of {"G": ..., "D": ..., "G_ema": ...} only G_ema's state dict is returned.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnsafePickleError: the file asks for a class that is not known to be harmless.
+        ValueError: the file is cut short, damaged, or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            raw = _read_raw(file)
+            if isinstance(raw, dict) and isinstance(raw.get("G_ema"), Module):
+                raw = raw["G_ema"]
+            return plain(raw)
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"{path}: {error}") from None
+    except NotACheckpointError as error:
+        raise NotACheckpointError(f"{path}: {error}") from None
+    # A damaged or hostile stream can make the unpickler raise anything.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: cut short or damaged ({reason})") from None
+
+
+class NotACheckpointError(ValueError):
+    """The file is whole, but of another kind."""
+
+
+def _read_raw(file: IO[bytes]) -> Any:
+    start = file.read(len(LEGACY_START))
+    file.seek(0)
+    if start.startswith(b"PK\x03\x04"):
+        return _read_zip(file)
+    if start == LEGACY_START:
+        return _read_legacy(file)
+    if start[:1] == b"\x80" and len(start) > 1 and start[1] in range(2, 6):
+        nested = Builder(lambda data: _read_legacy(io.BytesIO(data)))
+        return load(file, extra={("torch.storage", "_load_from_bytes"): nested})
+    raise NotACheckpointError(
+        f"neither a PyTorch file nor a pickle (it begins with {start!r})"
+        if start
+        else "the file is empty"
+    )
+
+
+def _read_zip(file: IO[bytes]) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        root = next((n[:-8] for n in names if n.endswith("/data.pkl")), None)
+        if root is None:
+            raise NotACheckpointError("a zip file, but PyTorch's data.pkl is not in it")
+        if f"{root}constants.pkl" in names:
+            raise NotACheckpointError(
+                "a TorchScript program; only the state_dict() of a network is read"
+            )
+        if any(info.compress_type for info in archive.infolist()):
+            raise NotACheckpointError(
+                "a compressed zip file, which PyTorch never writes"
+            )
+        order = f"{root}byteorder"
+        big_endian = order in names and archive.read(order) == b"big"
+        storages: dict[str, Storage] = {}
+
+        def storage_of(pid: tuple) -> TypedStorage:
+            kind, storage_type, key, _location, numel = pid
+            _check_storage(kind, storage_type, numel)
+            if key not in storages:
+                data = archive.read(f"{root}data/{key}")
+                storages[key] = Storage(data, big_endian)
+            return TypedStorage(storages[key], storage_type.dtype, numel)
+
+        return load(io.BytesIO(archive.read(f"{root}data.pkl")), storage_of)
+
+
+def _read_legacy(file: IO[bytes]) -> Any:
+    """Reads five pickles (magic, protocol, system, data, keys), then raw storages.
+
+    Numbers in the storages are little-endian whatever machine wrote them.
+    """
+    if load(file) != LEGACY_MAGIC or load(file) != LEGACY_PROTOCOL:
+        raise NotACheckpointError("a PyTorch file of an unknown version")
+    load(file)
+    storages: dict[str, Storage] = {}
+    item_sizes: dict[str, int] = {}
+
+    def storage_of(pid: tuple) -> TypedStorage:
+        kind, storage_type, key, _location, numel, view = pid
+        _check_storage(kind, storage_type, numel)
+        size = storage_type.dtype.itemsize
+        item_sizes.setdefault(key, size)
+        storage = storages.setdefault(key, Storage())
+        _, first, count = view or (None, 0, numel)
+        return TypedStorage(storage, storage_type.dtype, count, first * size)
+
+    data = load(file, storage_of)
+    for key in load(file):
+        (count,) = struct.unpack("<q", file.read(8))
+        storages[key].data = file.read(max(0, count) * item_sizes[key])
+    return data
+
+
+def _check_storage(kind: str, storage_type: Any, numel: Any) -> None:
+    if (
+        kind != "storage"
+        or not isinstance(storage_type, TorchType)
+        or not isinstance(numel, int)
+    ):
+        raise ValueError("a persistent id that is no storage")

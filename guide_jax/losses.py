@@ -1,0 +1,145 @@
+"""Latent target unlearning: local, adjacency-aware and global losses (section 3.3).
+
+All of a step's pairs go through each network at once. A step's latents are
+[w_u, w_u + delta ..., w_r ...] for the student and [w_target, w_target + delta ...,
+w_r ...] for the source; the first 1 + N_a pairs are compared by features, LPIPS and
+identity, the last N_g by LPIPS alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from guide_jax import target
+from guide_jax.models import arcface
+
+
+@dataclass(frozen=True)
+class PairWeights:
+    """Weights of the three comparisons of a pair, and of the loss that sums them."""
+
+    mse: float = 1e-2
+    lpips: float = 1.0
+    identity: float = 0.1
+    total: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of a step's loss; the defaults are the published ones."""
+
+    local: PairWeights = PairWeights()
+    adjacency: PairWeights = PairWeights()
+    global_: float = 1.0
+
+
+class Latents(NamedTuple):
+    """What the student and the source synthesise in one step, `[1 + N_a + N_g, L, D]`."""
+
+    student: jax.Array
+    source: jax.Array
+
+
+class Judges(NamedTuple):
+    """The frozen networks that compare images."""
+
+    lpips: nnx.Module
+    identity: nnx.Module
+
+
+class Views(NamedTuple):
+    """What the losses look at, for every latent of a step.
+
+    Attributes:
+        features: activations that the last output head reads, `[N, h, w, C]`.
+        perceptual: LPIPS feature maps.
+        embeddings: unit-norm identity embeddings of the first 1 + N_a, `[1 + N_a, E]`.
+    """
+
+    features: jax.Array
+    perceptual: tuple[jax.Array, ...]
+    embeddings: jax.Array
+
+
+def step_latents(
+    w_u: jax.Array, w_target: jax.Array, w_ra: jax.Array, alpha: jax.Array, w_rg: jax.Array
+) -> Latents:
+    """Puts a step's latents together.
+
+    Args:
+        w_u: the person's code `[1, L, D]`.
+        w_target: the target's `[1, L, D]`.
+        w_ra: random latents for the adjacency loss `[N_a, L, D]`.
+        alpha: lengths of the steps towards them `[N_a]`.
+        w_rg: random latents for the global loss `[N_g, L, D]`.
+    """
+    delta = target.offsets(w_u, w_ra, alpha)
+    return Latents(
+        jnp.concatenate([w_u, w_u + delta, w_rg]),
+        jnp.concatenate([w_target, w_target + delta, w_rg]),
+    )
+
+
+def view(
+    synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int
+) -> Views:
+    """Synthesises `w [N, L, D]` and looks at the result through the judges.
+
+    Args:
+        synthesis: the student's or the source's.
+        w: the latents.
+        judges: frozen networks.
+        num_pairs: 1 + N_a, how many of the first images are embedded.
+    """
+    images, activations = synthesis(w)
+    return Views(
+        activations[synthesis.feature_name],
+        judges.lpips.features(images),
+        arcface.embed(judges.identity, images[:num_pairs]),
+    )
+
+
+def unlearning_loss(
+    student: Views,
+    source: Views,
+    lpips_distance: Callable,
+    weights: LossWeights,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of one step.
+
+    Args:
+        student: what the student made of `Latents.student`.
+        source: what the source made of `Latents.source`; constant.
+        lpips_distance: (features, features) -> `[N]`.
+        weights: of every part.
+
+    Returns:
+        The loss and its terms by name: "mse", "lpips" `[N]`, "id" (for each pair), and
+        the sums "local", "adjacency", "global", "total".
+    """
+    pairs = student.embeddings.shape[0]
+    difference = student.features[:pairs] - source.features[:pairs]
+    mse = jnp.mean(difference**2, axis=(1, 2, 3))  # [1 + N_a]
+    lpips = lpips_distance(student.perceptual, source.perceptual)  # [1 + N_a + N_g]
+    identity = 1 - jnp.sum(student.embeddings * source.embeddings, axis=-1)
+
+    def weighted(part: PairWeights) -> jax.Array:
+        return part.mse * mse + part.lpips * lpips[:pairs] + part.identity * identity
+
+    local = weights.local.total * weighted(weights.local)[0]
+    adjacency = weights.adjacency.total * jnp.sum(weighted(weights.adjacency)[1:])
+    global_ = weights.global_ * jnp.sum(lpips[pairs:])
+    total = local + adjacency + global_
+    return total, {
+        "mse": mse,
+        "lpips": lpips,
+        "id": identity,
+        "local": local,
+        "adjacency": adjacency,
+        "global": global_,
+        "total": total,
+    }

@@ -1,0 +1,303 @@
+"""Identity encoders: the IR and IR-SE residual networks that ArcFace is trained with.
+
+One class covers IR-SE50 (`model_ir_se50.pth`), CurricularFace's IR-101 and narrower
+networks trained from scratch. `identity_crop` is the published identity loss's way from
+a whole aligned face to the network's input.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+IR50_UNITS = (3, 4, 14, 3)
+IR100_UNITS = (3, 13, 30, 3)
+IR152_UNITS = (3, 8, 36, 3)
+
+# The published identity loss brings faces to 256 pixels and takes this part of them.
+FACE_SIZE = 256
+FACE_ROWS = (35, 223)
+FACE_COLUMNS = (32, 220)
+
+SE_REDUCTION = 16
+
+
+class PReLU(nnx.Module):
+    """ReLU with one trained slope per channel for negative values."""
+
+    def __init__(self, channels: int):
+        self.slope = nnx.Param(jnp.full((channels,), 0.25))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., C] to [..., C]."""
+        return jnp.where(x > 0, x, self.slope[...] * x)
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales each channel by a gate computed from all channels' means."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        hidden = max(1, channels // SE_REDUCTION)
+        self.squeeze = nnx.Linear(channels, hidden, use_bias=False, rngs=rngs)
+        self.excite = nnx.Linear(hidden, channels, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to [N, H, W, C]."""
+        gate = self.squeeze(x.mean((1, 2)))  # [N, C / 16]
+        gate = jax.nn.sigmoid(self.excite(jax.nn.relu(gate)))  # [N, C]
+        return x * gate[:, None, None, :]
+
+
+class Stem(nnx.Module):
+    """The first convolution, at full resolution."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.conv = _conv(3, channels, 3, rngs=rngs)
+        self.norm = _norm(channels, rngs=rngs)
+        self.act = PReLU(channels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, 3] to [N, H, W, C]."""
+        return self.act(self.norm(self.conv(x)))
+
+
+class Block(nnx.Module):
+    """One residual unit; with stride 2 it halves the resolution, rounding up."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, se: bool, *, rngs: nnx.Rngs
+    ):
+        self.stride = stride
+        self.norm1 = _norm(inputs, rngs=rngs)
+        self.conv1 = _conv(inputs, outputs, 3, rngs=rngs)
+        self.act = PReLU(outputs)
+        self.conv2 = _conv(outputs, outputs, 3, stride, rngs=rngs)
+        self.norm2 = _norm(outputs, rngs=rngs)
+        if se:
+            self.se = SqueezeExcite(outputs, rngs=rngs)
+        if inputs != outputs:
+            self.shortcut_conv = _conv(inputs, outputs, 1, stride, rngs=rngs)
+            self.shortcut_norm = _norm(outputs, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, inputs] to [N, H / stride, W / stride, outputs]."""
+        if hasattr(self, "shortcut_conv"):
+            shortcut = self.shortcut_norm(self.shortcut_conv(x))
+        else:
+            shortcut = x[:, :: self.stride, :: self.stride]
+        x = self.conv1(self.norm1(x))
+        x = self.norm2(self.conv2(self.act(x)))
+        if hasattr(self, "se"):
+            x = self.se(x)
+        return x + shortcut
+
+
+class Head(nnx.Module):
+    """From the last feature map to an embedding that isn't normalised yet."""
+
+    def __init__(
+        self, channels: int, size: int, dim: int, affine: bool, *, rngs: nnx.Rngs
+    ):
+        self.norm1 = _norm(channels, rngs=rngs)
+        self.linear = nnx.Linear(size * size * channels, dim, rngs=rngs)
+        self.norm2 = _norm(dim, affine, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, size, size, C] to [N, E]."""
+        x = self.norm1(x)
+        return self.norm2(self.linear(x.reshape(x.shape[0], -1)))
+
+
+class IRNet(nnx.Module):
+    """An IR or IR-SE identity encoder.
+
+    It is built in eval mode: batch norms use their stored statistics. After `train()`
+    they use the batch's and update the stored ones. Inside `jax.value_and_grad`, merge
+    with `nnx.merge(graph, params, stats, copy=True)` (without copy, flax refuses to
+    update), and return `nnx.state(network, nnx.BatchStat)` as the aux to keep them.
+    `eval()` goes back.
+
+    Attributes:
+        config: the constructor's arguments, of JSON types but for tuples.
+    """
+
+    kind = "ir"
+
+    def __init__(
+        self,
+        units: Sequence[int] = IR50_UNITS,
+        widths: Sequence[int] = (64, 64, 128, 256, 512),
+        se: bool = True,
+        embedding_dim: int = 512,
+        input_size: int = 112,
+        head_affine: bool = True,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the network with random weights.
+
+        Args:
+            units: residual units per stage; each stage halves the resolution.
+            widths: channels of the stem, then of each stage.
+            se: whether units end in squeeze-and-excitation.
+            embedding_dim: E.
+            input_size: side of the square crops, in pixels.
+            head_affine: whether the last batch norm has a scale and a bias
+                (CurricularFace's has none).
+            rngs: draws the weights from its `params` stream.
+
+        Raises:
+            ValueError: there isn't one width more than there are stages.
+        """
+        if len(widths) != len(units) + 1:
+            raise ValueError(
+                f"{len(units)} stages need {len(units) + 1} widths (the stem's first),"
+                f" not {len(widths)}"
+            )
+        self.units, self.widths = tuple(units), tuple(widths)
+        self.use_se = se
+        self.embedding_dim, self.input_size = embedding_dim, input_size
+        self.head_affine = head_affine
+        self.stem = Stem(widths[0], rngs=rngs)
+        blocks, inputs, size = [], widths[0], input_size
+        for count, outputs in zip(units, widths[1:], strict=True):
+            for i in range(count):
+                stride = 2 if i == 0 else 1
+                blocks.append(Block(inputs, outputs, stride, se, rngs=rngs))
+                inputs = outputs
+            size = (size + 1) // 2
+        self.blocks = nnx.List(blocks)
+        self.head = Head(inputs, size, embedding_dim, head_affine, rngs=rngs)
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "units": self.units,
+            "widths": self.widths,
+            "se": self.use_se,
+            "embedding_dim": self.embedding_dim,
+            "input_size": self.input_size,
+            "head_affine": self.head_affine,
+        }
+
+    def __call__(self, crops: jax.Array) -> jax.Array:
+        """Embeds faces.
+
+        Args:
+            crops: [N, S, S, 3] in [-1, 1], S = `input_size` (see `identity_crop`).
+
+        Returns:
+            [N, E], of length 1, of the dtype of crops and weights.
+
+        Raises:
+            ValueError: the crops have another size.
+        """
+        if crops.shape[1:] != (self.input_size, self.input_size, 3):
+            raise ValueError(
+                f"crops are {list(crops.shape)}, this encoder takes"
+                f" [N, {self.input_size}, {self.input_size}, 3]"
+            )
+        x = self.stem(crops)
+        for block in self.blocks:
+            x = block(x)
+        x = self.head(x)  # [N, E]
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def embed(network: IRNet, images: jax.Array) -> jax.Array:
+    """Embeds whole aligned faces: [N, H, W, 3] in [-1, 1] to unit vectors [N, E]."""
+    return network(identity_crop(images, network.input_size))
+
+
+def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
+    """Cuts the face out of aligned photos, as the published identity loss does.
+
+    That is a bilinear resize to 256 x 256 (without antialiasing), the rows 35:223 and
+    columns 32:220 of it, and an average pool to the encoder's input. All of it is
+    linear and separable, so it is one small matrix product for each axis.
+
+    Args:
+        images: [N, H, W, 3].
+        size: side of the result.
+
+    Returns:
+        [N, size, size, 3], of the images' dtype and range.
+    """
+    N, H, W, C = images.shape
+    rows = jnp.asarray(crop_matrix(H, size, *FACE_ROWS), images.dtype)
+    columns = jnp.asarray(crop_matrix(W, size, *FACE_COLUMNS), images.dtype)
+    x = images.reshape(N, H, W * C)
+    x = jnp.einsum("sh,nhk->nsk", rows, x, precision="highest")
+    x = x.reshape(N, size, W, C)
+    return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
+
+
+@functools.cache
+def crop_matrix(length: int, size: int, start: int, stop: int) -> np.ndarray:
+    """Returns the [size, length] float64 matrix of `identity_crop` along one axis."""
+    face = bilinear_matrix(length, FACE_SIZE)[start:stop]  # [stop - start, length]
+    matrix = pool_matrix(stop - start, size) @ face
+    matrix.setflags(write=False)  # the cache hands the same array to everybody
+    return matrix
+
+
+def bilinear_matrix(length: int, size: int) -> np.ndarray:
+    """Returns bilinear resizing along one axis, [size, length] float64.
+
+    Pixel centres lie at halves and edges repeat. There is no antialiasing, so shrinking
+    by 4 reads two pixels of four: PyTorch's `interpolate` does so, and the published
+    numbers depend on it.
+    """
+    centres = (np.arange(size) + 0.5) * length / size - 0.5
+    centres = centres.clip(0, length - 1)
+    first = np.floor(centres).astype(int)
+    second = np.minimum(first + 1, length - 1)
+    rows = np.arange(size)
+    matrix = np.zeros((size, length))
+    matrix[rows, first] += 1 - (centres - first)
+    matrix[rows, second] += centres - first
+    return matrix
+
+
+def pool_matrix(length: int, size: int) -> np.ndarray:
+    """Returns adaptive average pooling along one axis, [size, length] float64.
+
+    Window i reaches from floor(i * length / size) to ceil((i + 1) * length / size), so
+    windows overlap where size doesn't divide length, and repeat where it is larger.
+    """
+    matrix = np.zeros((size, length))
+    for i in range(size):
+        first, last = i * length // size, -(-(i + 1) * length // size)
+        matrix[i, first:last] = 1 / (last - first)
+    return matrix
+
+
+def _conv(
+    inputs: int, outputs: int, size: int, stride: int = 1, *, rngs: nnx.Rngs
+) -> nnx.Conv:
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, affine: bool = True, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    # A momentum of 0.9 is PyTorch's 0.1.
+    return nnx.BatchNorm(
+        channels,
+        use_running_average=True,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_bias=affine,
+        use_scale=affine,
+        rngs=rngs,
+    )

@@ -1,0 +1,272 @@
+"""The unlearning run: a student forgets, a frozen source remembers (section 3.3).
+
+The generator is split once into trainable and frozen leaves; each step draws its latents,
+takes one batched pass through the student and one through the source, and moves the
+synthesis network's parameters, and no others, with Adam.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from guide_jax.losses import (
+    Judges,
+    Latents,
+    LossWeights,
+    step_latents,
+    unlearning_loss,
+    view,
+)
+
+Tree = Any
+SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
+
+
+class UnlearningError(RuntimeError):
+    """A run that cannot go on; the text says why in one line."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How a step's random latents are drawn.
+
+    Attributes:
+        num_adjacent: N_a.
+        num_global: N_g.
+        alpha_max: the adjacency step's length is uniform in [0, alpha_max).
+        psi: truncation of the random latents; the paper's is 1.
+    """
+
+    num_adjacent: int = 2
+    num_global: int = 2
+    alpha_max: float = 15.0
+    psi: float = 1.0
+
+
+class Trainer(NamedTuple):
+    """A generator, split, with what is needed to train it.
+
+    Attributes:
+        graph: structure of the synthesis network.
+        source: its published parameters, which stay.
+        rest: its leaves that are not trained (stored noise).
+        judges: (graph, leaves) of the frozen judges.
+        mapping: (graph, leaves) of the frozen mapping network.
+        tx: the optimizer.
+        weights: of the losses.
+    """
+
+    graph: nnx.GraphDef
+    source: Tree
+    rest: Tree
+    judges: tuple[nnx.GraphDef, Tree]
+    mapping: tuple[nnx.GraphDef, Tree]
+    tx: optax.GradientTransformation
+    weights: LossWeights
+
+    def constants(self) -> dict[str, Tree]:
+        """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
+        return {
+            "source": self.source,
+            "rest": self.rest,
+            "judges": self.judges[1],
+            "mapping": self.mapping[1],
+        }
+
+
+def make_trainer(
+    generator: nnx.Module,
+    judges: Judges,
+    weights: LossWeights,
+    learning_rate: float,
+) -> tuple[Trainer, Tree]:
+    """Splits a generator for training.
+
+    Returns:
+        The trainer, and the student's parameters: a copy of the source's.
+    """
+    graph, source, rest = nnx.split(generator.synthesis, nnx.Param, ...)
+    trainer = Trainer(
+        graph=graph,
+        source=source,
+        rest=rest,
+        judges=_split_judges(judges),
+        mapping=nnx.split(generator.mapping),
+        tx=optax.adam(learning_rate),
+        weights=weights,
+    )
+    # A copy, because the step donates the student's buffers.
+    return trainer, jax.tree.map(jnp.copy, source)
+
+
+def _split_judges(judges: Judges):
+    return nnx.split(nnx.Dict(judges._asdict()))
+
+
+def loss_fn(
+    trainer: Trainer, student: Tree, constants: dict[str, Tree], latents: Latents, num_pairs
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of one step and its terms, for given latents.
+
+    Args:
+        trainer: from `make_trainer`.
+        student: the trainable parameters.
+        constants: `trainer.constants()`.
+        latents: `[1 + N_a + N_g, L, D]` for student and source.
+        num_pairs: 1 + N_a.
+    """
+    merged = nnx.merge(trainer.judges[0], constants["judges"])
+    judges = Judges(merged["lpips"], merged["identity"])
+
+    def views(parameters: Tree, w: jax.Array):
+        synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
+        return view(synthesis, w, judges, num_pairs)
+
+    source = jax.lax.stop_gradient(views(constants["source"], latents.source))
+    return unlearning_loss(
+        views(student, latents.student), source, judges.lpips.distance, trainer.weights
+    )
+
+
+def step_on(
+    trainer: Trainer,
+    student: Tree,
+    opt_state: Tree,
+    constants: dict[str, Tree],
+    latents: Latents,
+    num_pairs: int,
+) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+    """One Adam step on given latents; returns (student, opt_state, terms before it)."""
+    gradient = jax.grad(
+        lambda student: loss_fn(trainer, student, constants, latents, num_pairs),
+        has_aux=True,
+    )
+    grads, terms = gradient(student)
+    updates, opt_state = trainer.tx.update(grads, opt_state, student)
+    return optax.apply_updates(student, updates), opt_state, terms
+
+
+def draw_latents(
+    mapping: nnx.Module,
+    key: jax.Array,
+    w_u: jax.Array,
+    w_target: jax.Array,
+    draws: Draws,
+    z_dim: int,
+) -> Latents:
+    """Draws one step's latents; the student's mapping is frozen, so it is the source's."""
+    key_z, key_alpha = jax.random.split(key)
+    count = draws.num_adjacent + draws.num_global
+    z = jax.random.normal(key_z, (count, z_dim))
+    w_r = mapping(z, psi=draws.psi)  # [N_a + N_g, L, D]
+    alpha = jax.random.uniform(key_alpha, (draws.num_adjacent,)) * draws.alpha_max
+    w_ra, w_rg = w_r[: draws.num_adjacent], w_r[draws.num_adjacent :]
+    return step_latents(w_u, w_target, w_ra, alpha, w_rg)
+
+
+def make_train_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
+    """Returns the jitted step.
+
+    Its arguments are (student, opt_state, constants, w_u, w_target, key); the first two are
+    donated. It returns (student, opt_state, terms).
+    """
+
+    def train_step(student, opt_state, constants, w_u, w_target, key):
+        mapping = nnx.merge(trainer.mapping[0], constants["mapping"])
+        latents = draw_latents(mapping, key, w_u, w_target, draws, z_dim)
+        num_pairs = 1 + draws.num_adjacent
+        return step_on(trainer, student, opt_state, constants, latents, num_pairs)
+
+    return jax.jit(train_step, donate_argnums=(0, 1))
+
+
+def unlearn(
+    generator: nnx.Module,
+    judges: Judges,
+    w_u: jax.Array,
+    w_target: jax.Array,
+    *,
+    steps: int,
+    learning_rate: float = 1e-4,
+    weights: LossWeights = LossWeights(),
+    draws: Draws = Draws(),
+    key: jax.Array,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
+) -> nnx.Module:
+    """Makes a generator forget one person.
+
+    Args:
+        generator: stays as it is.
+        judges: LPIPS and identity networks for the losses.
+        w_u: the person's code `[1, L, D]`.
+        w_target: where it shall go, `[1, L, D]`.
+        steps: how many; the paper's is 1000.
+        learning_rate: Adam's.
+        weights: of the losses.
+        draws: of the random latents.
+        key: step i draws from `jax.random.fold_in(key, i)`.
+        on_step: called with each step's number and terms, one step late.
+
+    Returns:
+        A generator with a synthesis network of its own.
+
+    Raises:
+        UnlearningError: a loss is not finite.
+    """
+    trainer, student = make_trainer(generator, judges, weights, learning_rate)
+    opt_state = trainer.tx.init(student)
+    train_step = make_train_step(trainer, draws, generator.z_dim)
+    constants = trainer.constants()
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal student, opt_state
+        for i in range(steps):
+            step_key = jax.random.fold_in(key, i)
+            student, opt_state, terms = train_step(
+                student, opt_state, constants, w_u, w_target, step_key
+            )
+            yield terms
+
+    with tqdm(total=steps, desc="forgetting", unit="step") as bar:
+        for i, terms in enumerate(_one_late(run())):
+            summary = summarise(jax.device_get(terms))
+            if not np.isfinite(summary["total"]):
+                raise UnlearningError(
+                    f"the loss is {summary['total']} at step {i}: nothing was kept;"
+                    " a lower learning rate may help"
+                )
+            bar.update()
+            bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
+            on_step(i, summary)
+    forgetful = nnx.clone(generator)
+    forgetful.synthesis = nnx.merge(trainer.graph, student, trainer.rest)
+    return forgetful
+
+
+def summarise(terms: dict[str, np.ndarray]) -> dict[str, float]:
+    """Turns a step's terms into plain numbers: of the arrays, the person's own pair."""
+    return {
+        name: float(value if np.ndim(value) == 0 else value[0])
+        for name, value in terms.items()
+    }
+
+
+def _one_late(terms: Iterator) -> Iterator:
+    """Passes each item on after the next was asked for.
+
+    Reading a step's terms waits for the device; one step late, it doesn't have to wait.
+    """
+    previous = None
+    for current in terms:
+        if previous is not None:
+            yield previous
+        previous = current
+    if previous is not None:
+        yield previous
