@@ -152,7 +152,9 @@ def _convs() -> list[Rule]:
         stem = rf"synthesis\.m\.conv1\.{source}"
         rules.append(Rule(stem, f"synthesis.b4.{leaf}", layout))
         rules.append(
-            Rule(rf"{layer}\.{source}", lambda m, leaf=leaf: f"{conv(m)}.{leaf}", layout)
+            Rule(
+                rf"{layer}\.{source}", lambda m, leaf=leaf: f"{conv(m)}.{leaf}", layout
+            )
         )
     rules += [
         Rule(r"synthesis\.m\.conv1\.weight", "synthesis.b4.weight", "conv"),
@@ -206,8 +208,6 @@ MOBILESTYLEGAN = Family(
             "synthesis.head.weight",
             lambda x: x[:, :, 0, 0].T,
         ),
-        Rule(
-            r"synthesis\.m\.layers\.\d+\.to_img\.bias", "synthesis.head.bias", "flat"
-        ),
+        Rule(r"synthesis\.m\.layers\.\d+\.to_img\.bias", "synthesis.head.bias", "flat"),
     ),
 )

@@ -48,8 +48,10 @@ class Rule:
 
     def target(self, match: re.Match) -> str | None:
         """Returns the dotted path for a match, None for an ignored key."""
-        return match.expand(self.path) if isinstance(self.path, str) else (
-            self.path and self.path(match)
+        return (
+            match.expand(self.path)
+            if isinstance(self.path, str)
+            else (self.path and self.path(match))
         )
 
     def arrange(self, array: np.ndarray) -> np.ndarray:

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from convert import mobilestylegan
 from distill import WORK
+from guide_jax.data import to_uint8, z_of_seed
 
 PSI = 0.7
 
 
 def z_of(seeds: np.ndarray, z_dim: int = 512) -> np.ndarray:
     """Returns the z of each seed, `[N, Z]` float32."""
-    rows = [np.random.default_rng(seed).standard_normal((1, z_dim)) for seed in seeds]
-    return np.concatenate(rows).astype(np.float32)
+    return np.concatenate([z_of_seed(seed, z_dim) for seed in seeds])
 
 
 def load(path: Path, count: int | None = None) -> np.ndarray:
@@ -58,8 +58,8 @@ def main():
         for seed in tqdm(range(args.count), unit="face"):
             w = mapping([z_of([seed])])[0]
             image = synthesis([w_avg + PSI * (w - w_avg)])[0][0]  # [3, 1024, 1024]
-            image = np.rint((np.clip(image, -1, 1) + 1) * 127.5).transpose(1, 2, 0)
-            image = image.reshape(256, 4, 256, 4, 3).mean(axis=(1, 3)).round()
+            image = to_uint8(image).transpose(1, 2, 0).reshape(256, 4, 256, 4, 3)
+            image = image.mean(axis=(1, 3)).round()
             buffer = io.BytesIO()
             Image.fromarray(image.astype(np.uint8)).save(buffer, "JPEG", quality=92)
             archive.writestr(f"{seed:06d}.jpg", buffer.getvalue())

@@ -22,6 +22,7 @@ from convert import mobilestylegan, rules
 from distill import BUNDLE, WORK, faces
 from distill.training import fit
 from guide_jax.checkpoint import fill, flat_leaves, load_network, save_network
+from guide_jax.data import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 
 HELD_OUT = 100
@@ -109,8 +110,7 @@ def measure(network, lpips, w: np.ndarray, images: np.ndarray) -> dict[str, floa
 def save_grid(path: Path, rows: list[np.ndarray]):
     """Writes rows of images `[N, H, W, 3]` as one PNG."""
     grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-    pixels = np.rint((np.clip(grid, -1, 1) + 1) * 127.5).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(to_uint8(grid)).save(path)
 
 
 def main():

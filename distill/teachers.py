@@ -57,7 +57,9 @@ class Teachers:
         boxes = self._detect(image)
         box = max(boxes, key=lambda b: b.area()) if boxes else None
         points = self._landmarks(image, box or self._dlib.rectangle(*FACE_BOX))
-        return np.array(self._resnet.compute_face_descriptor(image, points)), bool(boxes)
+        return np.array(self._resnet.compute_face_descriptor(image, points)), bool(
+            boxes
+        )
 
     def facenet(self, image: np.ndarray) -> np.ndarray:
         """Returns the embedding `[512]`."""

@@ -66,7 +66,11 @@ class Views(NamedTuple):
 
 
 def step_latents(
-    w_u: jax.Array, w_target: jax.Array, w_ra: jax.Array, alpha: jax.Array, w_rg: jax.Array
+    w_u: jax.Array,
+    w_target: jax.Array,
+    w_ra: jax.Array,
+    alpha: jax.Array,
+    w_rg: jax.Array,
 ) -> Latents:
     """Puts a step's latents together.
 
@@ -84,9 +88,7 @@ def step_latents(
     )
 
 
-def view(
-    synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int
-) -> Views:
+def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) -> Views:
     """Synthesises `w [N, L, D]` and looks at the result through the judges.
 
     Args:

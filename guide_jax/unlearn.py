@@ -111,7 +111,11 @@ def _split_judges(judges: Judges):
 
 
 def loss_fn(
-    trainer: Trainer, student: Tree, constants: dict[str, Tree], latents: Latents, num_pairs
+    trainer: Trainer,
+    student: Tree,
+    constants: dict[str, Tree],
+    latents: Latents,
+    num_pairs,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one step and its terms, for given latents.
 

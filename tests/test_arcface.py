@@ -11,6 +11,7 @@ from flax import nnx
 
 from convert import arcface as families
 from convert.rules import ConversionError, convert
+from guide_jax.checkpoint import fill, leaf_shapes
 from guide_jax.models.arcface import IRNet, crop_matrix, embed, identity_crop
 from tests import golden_data
 from tests.golden_data import nchw, nhwc
@@ -180,8 +181,19 @@ def test_crop_matrix_keeps_brightness_and_is_cached():
 
 @functools.cache
 def narrow(se: bool = True):
-    """Returns graph and state of a narrow random network; drawing one is slow."""
-    return nnx.split(IRNet(**NARROW, se=se, rngs=nnx.Rngs(0)))
+    """Returns graph and state of a narrow random network."""
+    network = nnx.eval_shape(lambda: IRNet(**NARROW, se=se, rngs=nnx.Rngs(0)))
+    # Drawn by NumPy: flax's own initialisation compiles for seconds per network.
+    rng = np.random.default_rng(0)
+    leaves = {}
+    for path, shape in leaf_shapes(network).items():
+        kind = path.rpartition(".")[2]
+        if kind == "kernel":
+            leaves[path] = rng.standard_normal(shape) / np.prod(shape[:-1]) ** 0.5
+        else:
+            fixed = {"scale": 1, "var": 1, "slope": 0.25, "bias": 0, "mean": 0}
+            leaves[path] = np.full(shape, fixed[kind])
+    return nnx.split(fill(network, leaves))
 
 
 @pytest.mark.parametrize("se", [True, False])

@@ -3,11 +3,19 @@
 from flax import nnx
 
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.encoder import WEncoder
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
 
 # kind, as it stands in converted checkpoints -> class
 NETWORKS: dict[str, type[nnx.Module]] = {
-    network.kind: network for network in (IRNet, LPIPS, MobileStyleGAN, StyleGAN2)
+    network.kind: network
+    for network in (
+        IRNet,
+        LPIPS,
+        MobileStyleGAN,
+        StyleGAN2,
+        WEncoder,
+    )
 }

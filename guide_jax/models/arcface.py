@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-IR50_UNITS = (3, 4, 14, 3)
-IR100_UNITS = (3, 13, 30, 3)
-IR152_UNITS = (3, 8, 36, 3)
+IR50_UNITS = (3, 4, 14, 3)  # IR-100 has (3, 13, 30, 3), IR-152 (3, 8, 36, 3)
 
 # The published identity loss brings faces to 256 pixels and takes this part of them.
 FACE_SIZE = 256
@@ -196,6 +194,11 @@ class IRNet(nnx.Module):
         Raises:
             ValueError: the crops have another size.
         """
+        x = self.project(crops)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    def project(self, crops: jax.Array) -> jax.Array:
+        """Returns the output [N, E] before it is brought to length 1; as `__call__`."""
         if crops.shape[1:] != (self.input_size, self.input_size, 3):
             raise ValueError(
                 f"crops are {list(crops.shape)}, this encoder takes"
@@ -204,8 +207,7 @@ class IRNet(nnx.Module):
         x = self.stem(crops)
         for block in self.blocks:
             x = block(x)
-        x = self.head(x)  # [N, E]
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        return self.head(x)
 
 
 def embed(network: IRNet, images: jax.Array) -> jax.Array:
@@ -279,14 +281,9 @@ def pool_matrix(length: int, size: int) -> np.ndarray:
 def _conv(
     inputs: int, outputs: int, size: int, stride: int = 1, *, rngs: nnx.Rngs
 ) -> nnx.Conv:
+    kernel = (size, size)
     return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        strides=stride,
-        padding=size // 2,
-        use_bias=False,
-        rngs=rngs,
+        inputs, outputs, kernel, stride, padding=size // 2, use_bias=False, rngs=rngs
     )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from guide_jax.models import ops
-from guide_jax.models.stylegan2 import NOISE_MODES, Mapping
+from guide_jax.models.stylegan2 import Mapping, check_input
 
 WAVELET_CHANNELS = 12  # three colours, each in four Haar bands
 
@@ -51,12 +51,7 @@ class MobileStyleGAN(nnx.Module):
             mapping_layers: depth of the mapping network.
             rngs: for the initial weights.
         """
-        self.config = {
-            "channels": tuple(channels),
-            "z_dim": z_dim,
-            "w_dim": w_dim,
-            "mapping_layers": mapping_layers,
-        }
+        self.channels, self.mapping_layers = tuple(channels), mapping_layers
         self.z_dim, self.w_dim = z_dim, w_dim
         self.synthesis = Synthesis(channels, w_dim, rngs)
         self.num_ws = self.synthesis.num_ws
@@ -69,6 +64,16 @@ class MobileStyleGAN(nnx.Module):
             lr_multiplier=0.01,
             rngs=rngs,
         )
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "channels": self.channels,
+            "z_dim": self.z_dim,
+            "w_dim": self.w_dim,
+            "mapping_layers": self.mapping_layers,
+        }
 
 
 class Synthesis(nnx.Module):
@@ -101,13 +106,7 @@ class Synthesis(nnx.Module):
         Raises:
             ValueError: w has not num_ws styles, or the noise mode is unknown.
         """
-        if w.ndim != 3 or w.shape[1] != self.num_ws:
-            raise ValueError(
-                f"w has shape {list(w.shape)}, this generator needs"
-                f" [N, {self.num_ws}, D]"
-            )
-        if noise not in NOISE_MODES:
-            raise ValueError(f"noise is {noise!r}, not one of {NOISE_MODES}")
+        check_input(w, self.num_ws, noise)
         x = self.b4(w[:, 0], noise)  # [N, 4, 4, C]
         activations = {"b4.x": x}
         for i, name in enumerate(self.block_names[1:]):
@@ -250,7 +249,9 @@ def _depthwise_backward(residuals, gradient):
     def add_row(total, row):
         rows = jax.lax.dynamic_slice_in_dim(padded, row, 3, 1)  # [N, 3, W + 2, C]
         gradient_row = jax.lax.dynamic_slice_in_dim(gradient, row, 1, 1)
-        products = [(rows[:, :, j : j + w] * gradient_row).sum((0, 2)) for j in range(3)]
+        products = [
+            (rows[:, :, j : j + w] * gradient_row).sum((0, 2)) for j in range(3)
+        ]
         return total + jnp.stack(products, axis=1), None
 
     kernel_gradient, _ = jax.lax.scan(add_row, jnp.zeros_like(kernel), jnp.arange(h))

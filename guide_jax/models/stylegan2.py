@@ -3,13 +3,14 @@
 One class serves NVlabs' stylegan2-ada-pytorch and rosinality's parameterisation (the
 e4e decoder). They differ in names, in layouts and in one number: NVlabs adds 1e-8 to
 the demodulation's sum of squares of raw weights, rosinality to that of weights times
-1 / sqrt(k * k * I). The raw sum is of the order of k * k * I, so the two differ by about
-1e-8 of it, less than float32's rounding, and NVlabs' form stands for both.
+1 / sqrt(k * k * I). The raw sum is of the order of k * k * I, so the two differ by
+about 1e-8 of it, less than float32's rounding, and NVlabs' form stands for both.
 
 Weights are kept as published, before the equalised learning rate's scale: gradients and
 Adam then move them as they move the published ones. Leaf names are NVlabs'.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -67,6 +68,17 @@ class Mapping(nnx.Module):
         truncated = w_avg + psi * (w - w_avg)
         cutoff = self.num_ws if cutoff is None else cutoff
         return jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
+
+
+def check_input(w: jax.Array, num_ws: int, noise: str) -> None:
+    """Raises ValueError unless w is [N, num_ws, D] and the noise mode is known."""
+    if w.ndim != 3 or w.shape[1] != num_ws:
+        # JAX would clamp a bad index and go on.
+        raise ValueError(
+            f"w has shape {list(w.shape)}, this generator needs [N, {num_ws}, D]"
+        )
+    if noise not in NOISE_MODES:
+        raise ValueError(f"noise is {noise!r}, not one of {NOISE_MODES}")
 
 
 class SynthesisLayer(nnx.Module):
@@ -135,17 +147,14 @@ class SynthesisBlock(nnx.Module):
         conv_clamp: float | None,
         rngs: nnx.Rngs,
     ):
-        def layer(fan_in, up):
-            return SynthesisLayer(
-                fan_in,
-                fan_out,
-                resolution,
-                w_dim,
-                up=up,
-                conv_clamp=conv_clamp,
-                rngs=rngs,
-            )
-
+        layer = functools.partial(
+            SynthesisLayer,
+            fan_out=fan_out,
+            resolution=resolution,
+            w_dim=w_dim,
+            conv_clamp=conv_clamp,
+            rngs=rngs,
+        )
         self.is_first = fan_in is None
         if fan_in is None:
             self.const = nnx.Param(ops.normal(rngs, (resolution, resolution, fan_out)))
@@ -224,13 +233,7 @@ class Synthesis(nnx.Module):
         Raises:
             ValueError: w has not L vectors, or the noise's name is unknown.
         """
-        if w.ndim != 3 or w.shape[1] != self.num_ws:
-            raise ValueError(
-                f"w has shape {list(w.shape)}, this generator needs"
-                f" [N, {self.num_ws}, D]"
-            )
-        if noise not in NOISE_MODES:
-            raise ValueError(f"noise is {noise!r}, not one of {NOISE_MODES}")
+        check_input(w, self.num_ws, noise)
         x = image = None
         activations = {}
         for i, resolution in enumerate(self.resolutions):
@@ -293,14 +296,8 @@ class StyleGAN2(nnx.Module):
         self.w_dim = w_dim
         self.synthesis = Synthesis(w_dim, channels, conv_clamp=conv_clamp, rngs=rngs)
         self.num_ws = self.synthesis.num_ws
-        self.mapping = Mapping(
-            z_dim,
-            w_dim,
-            self.num_ws,
-            mapping_layers,
-            mapping_lr_multiplier,
-            rngs=rngs,
-        )
+        mapping_args = (self.num_ws, mapping_layers, mapping_lr_multiplier)
+        self.mapping = Mapping(z_dim, w_dim, *mapping_args, rngs=rngs)
 
     @property
     def config(self) -> dict:

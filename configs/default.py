@@ -1,0 +1,63 @@
+"""Every field once, with its unit and the paper's name for it; others start from here."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the paper's settings; the networks are for each configuration to name."""
+    config = ConfigDict()
+    config.name = "default"  # of the run; results go to runs/NAME unless --workdir says
+    config.seed = 0  # of all random draws during training
+    config.steps = 1000
+
+    # Whom to forget.
+    config.source = source = ConfigDict()
+    source.image = ""  # an aligned photo; if empty, a person is sampled:
+    source.seed = 0  # whom; z = numpy.random.default_rng(seed).standard_normal
+    source.psi = 1.0  # truncation of the sampled person, and of the other people below
+
+    # Where the networks are, as `python -m convert` writes them, and where the files that
+    # they are converted from are published.
+    config.networks = networks = ConfigDict()
+    for role in ROLES:
+        networks[role] = ConfigDict({"path": "", "published": ""})
+
+    # UFO, un-identifying face on latent space (section 3.2).
+    config.target = target = ConfigDict()
+    target.name = "extra"  # "extra" (UFO), or "average": the baseline, the mean face
+    target.distance = 30.0  # d, L2 norm over the whole code [L, D]
+
+    # LTU, latent target unlearning (section 3.3). Each term is weighted for itself, and
+    # `weight` multiplies their sum.
+    config.loss = loss = ConfigDict()
+    # Local unlearning loss: the person's code against the target.
+    loss.local = ConfigDict()
+    # Adjacency-aware unlearning loss: the same a step away, in N_a directions.
+    loss.adjacency = ConfigDict()
+    for part in (loss.local, loss.adjacency):
+        part.weight = 1.0
+        part.mse_weight = 1e-2  # features that the last output head reads
+        part.lpips_weight = 1.0
+        part.id_weight = 0.1  # 1 - cosine of identity embeddings
+    loss.adjacency.count = 2  # N_a
+    loss.adjacency.alpha_max = 15.0  # the step's length is uniform in [0, alpha_max)
+    # Global preservation loss: LPIPS of N_g random people to themselves.
+    loss.global_ = ConfigDict()
+    loss.global_.weight = 1.0
+    loss.global_.count = 2  # N_g
+    loss.psi = 1.0  # truncation of the random latents of both
+
+    config.optimizer = optimizer = ConfigDict()  # Adam, on the synthesis network alone
+    optimizer.learning_rate = 1e-4
+
+    # Afterwards: how other people fared.
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.others = 200  # how many are measured
+    evaluate.shown = 6  # how many of them stand in before_after.png
+    evaluate.seed = 1  # of their draw
+    return config
+
+
+# generator, encoder: photo -> w_u; lpips and identity: in the loss; judge: an identity
+# encoder that is not in the loss, for the measures.
+ROLES = ("generator", "encoder", "lpips", "identity", "judge")

@@ -1,0 +1,58 @@
+"""Draws people from the distilled generator, with edits that keep the person.
+
+    python -m distill.samples --directions DIR
+
+DIR holds `direction_smile.npy` and `direction_pose.npy`, `[1, 512]` unit vectors: the
+InterFaceGAN directions published for StyleGAN2-FFHQ (with encoder4editing, MIT). Writes
+`samples.npz`: `w` `[P, D]` and uint8 `images` `[P, V, 128, 128, 3]`; view 0 is the person
+as the seed says, the others have a smile and a pose of their own.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from distill import BUNDLE, WORK, faces
+from guide_jax.checkpoint import load_network
+from guide_jax.data import to_uint8
+
+STRENGTH = 2.5  # largest step along a direction
+
+
+def main():
+    """Writes the samples of consecutive seeds from 0."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directions", type=Path, required=True)
+    parser.add_argument("--generator", type=Path, default=BUNDLE / "generator.npz")
+    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--edits", type=int, default=2)
+    args = parser.parse_args()
+    generator = load_network(args.generator)
+    graph, state = nnx.split(generator.synthesis)
+    synthesise = jax.jit(lambda state, w: nnx.merge(graph, state)(w)[0])
+    z = faces.z_of(np.arange(args.count))
+    w = np.asarray(generator.mapping(z, psi=faces.PSI)[:, 0])  # [P, D]
+    directions = np.concatenate(
+        [
+            np.load(args.directions / f"direction_{name}.npy")
+            for name in ("smile", "pose")
+        ]
+    )  # [2, D]
+    rng = np.random.default_rng(0)
+    steps = rng.uniform(-STRENGTH, STRENGTH, (args.count, 1 + args.edits, 2))
+    steps[:, 0] = 0
+    codes = w[:, None] + (steps @ directions).astype(np.float32)  # [P, V, D]
+    images = []
+    for part in tqdm(np.array_split(codes.reshape(-1, w.shape[1]), len(w) * 3 // 20)):
+        styles = np.repeat(part[:, None], generator.num_ws, axis=1)
+        images.append(to_uint8(np.asarray(synthesise(state, styles))))
+    images = np.concatenate(images).reshape(*codes.shape[:2], *images[0].shape[1:])
+    np.savez(WORK / "samples.npz", w=w, images=images)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Reads photos and writes pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from guide_jax.errors import InputError
+
+
+def load_photo(path: str | Path, size: int) -> np.ndarray:
+    """Reads one aligned photo.
+
+    It is turned as its EXIF says, cut to the square in its middle and resized.
+
+    Args:
+        path: an image file of any kind that Pillow reads.
+        size: side of the result in pixels.
+
+    Returns:
+        `[1, size, size, 3]`, float32 RGB in [-1, 1].
+
+    Raises:
+        InputError: there is no such file, or it is no image, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such photo; check --config.source.image")
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path}: not an image that can be read; give a JPEG, PNG or WebP file"
+        ) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: a damaged image ({error})") from None
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.float32)[None] / 127.5 - 1
+
+
+def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
+    """Returns the z `[1, Z]`, float32, that a seed stands for, on any machine."""
+    return np.random.default_rng(seed).standard_normal((1, z_dim)).astype(np.float32)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Turns images in [-1, 1] into rounded uint8 pixels, any shape."""
+    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,64 @@
+"""A small inversion encoder: a face photo to the code that a generator shows it by."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from guide_jax.models.arcface import IRNet, pool_matrix
+
+
+class WEncoder(nnx.Module):
+    """Photo `[N, H, W, 3]` -> code minus w_avg, `[N, L, D]`.
+
+    An IR-SE trunk on the whole face, averaged to a small square. It says one w, and
+    repeats it for every layer: trained on a generator's own samples, it knows no others.
+    """
+
+    kind: ClassVar[str] = "w_encoder"
+
+    def __init__(
+        self,
+        *,
+        num_ws: int,
+        w_dim: int = 512,
+        input_size: int = 64,
+        units: Sequence[int] = (2, 2, 2, 1),
+        widths: Sequence[int] = (24, 24, 48, 96, 160),
+        rngs: nnx.Rngs,
+    ):
+        """Builds the encoder.
+
+        Args:
+            num_ws: L of the generator.
+            w_dim: D of the generator.
+            input_size: side to which faces are averaged.
+            units: residual units for each stage.
+            widths: channels of the stem, then of each stage.
+            rngs: for the initial weights.
+        """
+        self.num_ws, self.w_dim, self.input_size = num_ws, w_dim, input_size
+        self.trunk = IRNet(units, widths, True, w_dim, input_size, rngs=rngs)
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "num_ws": self.num_ws,
+            "w_dim": self.w_dim,
+            "input_size": self.input_size,
+            "units": self.trunk.units,
+            "widths": self.trunk.widths,
+        }
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes aligned faces in [-1, 1] of any size."""
+        rows, columns = (
+            jnp.asarray(pool_matrix(n, self.input_size), images.dtype)
+            for n in images.shape[1:3]
+        )
+        small = jnp.einsum("sh,nhwc,tw->nstc", rows, images, columns)
+        w = self.trunk.project(small)  # [N, D]
+        return jnp.repeat(w[:, None], self.num_ws, axis=1)  # [N, L, D]
