@@ -1,4 +1,4 @@
-"""Every field once, with its unit and the paper's name for it; others start from here."""
+"""Every field once, with its unit and the paper's name; others start from here."""
 
 from ml_collections import ConfigDict
 
@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     source.seed = 0  # whom; z = numpy.random.default_rng(seed).standard_normal
     source.psi = 1.0  # truncation of the sampled person, and of the other people below
 
-    # Where the networks are, as `python -m convert` writes them, and where the files that
-    # they are converted from are published.
+    # Where the networks are, as `python -m convert` writes them, and where the files
+    # that they are converted from are published.
     config.networks = networks = ConfigDict()
     for role in ROLES:
         networks[role] = ConfigDict({"path": "", "published": ""})

@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     config.networks.identity.path = "demo:identity_dlib.npz"
     config.networks.judge.path = "demo:identity_facenet.npz"
 
-    # The bundled generator was trained on truncated latents, as its faces were published.
+    # The bundled generator was trained on truncated latents, as its faces were
+    # published.
     config.source.psi = 0.7
     config.loss.psi = 0.7
     config.steps = 100

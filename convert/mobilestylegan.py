@@ -1,7 +1,7 @@
 """MobileStyleGAN from PyPI's `random_face` wheel: OpenVINO IR, read without OpenVINO.
 
-The IR is an XML graph beside a file of raw constants. Most constants keep the name of the
-parameter they were; the ready pointwise weights, the noise planes and the mapping
+The IR is an XML graph beside a file of raw constants. Most constants keep the name of
+the parameter they were; the ready pointwise weights, the noise planes and the mapping
 network's weights are known by their order, which the graph's layer list fixes.
 """
 
@@ -25,8 +25,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads both graphs of a `random_face` wheel, or of the folder it unpacks to.
 
     Returns:
-        Flat state dict: "mapping.0.weight", "synthesis.m.conv1.bias" and so on, float32,
-        in the layouts of the IR, with the mapping network's "mapping.w_avg" `[D]`.
+        Flat state dict: "mapping.0.weight", "synthesis.m.conv1.bias" and so on,
+        float32, in the layouts of the IR, with the mapping network's "mapping.w_avg"
+        `[D]`.
 
     Raises:
         ConversionError: the path holds no such graphs.

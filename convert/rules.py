@@ -28,7 +28,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ConversionError(ValueError):
-    """A checkpoint that doesn't fit its family; the text names every tensor at fault."""
+    """A checkpoint that doesn't fit its family; the text names every bad tensor."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Rule:
 
     Attributes:
         pattern: regular expression over the whole source key.
-        path: dotted path of the leaf, with `\\1` for groups, or a function of the match;
-            None for keys that are known and not needed.
+        path: dotted path of the leaf, with `\\1` for groups, or a function of the
+            match; None for keys that are known and not needed.
         layout: a name in `LAYOUTS`, or a function of the array.
     """
 
@@ -110,7 +110,7 @@ def convert(state: StateDict, family: Family) -> nnx.Module:
 def apply_rules(
     state: StateDict, family: Family, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Returns leaf path -> array for every path in `shapes`, or raises with all faults."""
+    """Returns an array for every path in `shapes`, or raises with all faults."""
     leaves: dict[str, np.ndarray] = {}
     taken_from: dict[str, str] = {}
     faults = []

@@ -2,8 +2,9 @@
 
     python -m distill.faces --wheel random_face-2021.7.21.1-py3-none-any.whl
 
-The rule, for every seed: z from NumPy's generator, w by the mapping network, truncation 0.7,
-image at 1024 px, averaged over 4 x 4 pixels to 256 px, JPEG quality 92 in one zip file.
+The rule, for every seed: z from NumPy's generator, w by the mapping network, truncation
+0.7, image at 1024 px, averaged over 4 x 4 pixels to 256 px, JPEG quality 92 in one zip
+file.
 """
 
 import argparse

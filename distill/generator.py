@@ -3,10 +3,10 @@
     python -m distill.generator --wheel random_face-2021.7.21.1-py3-none-any.whl \
         --resolution 128
 
-The published network has a head for 1024 px only. The one that reads the 32, 64 or 128 px
-features makes 64, 128 or 256 px images. It starts from a least-squares fit; then it and the
-last two levels learn the published images of `faces.zip` (L1, L1 of the gradients, LPIPS).
-The last 100 faces are held out.
+The published network has a head for 1024 px only. The one that reads the 32, 64 or 128
+px features makes 64, 128 or 256 px images. It starts from a least-squares fit; then it
+and the last two levels learn the published images of `faces.zip` (L1, L1 of the
+gradients, LPIPS). The last 100 faces are held out.
 """
 
 import argparse

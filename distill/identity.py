@@ -4,10 +4,10 @@
     python -m distill.identity --teacher facenet
 
 The student, a narrow IR-SE network, learns the teacher's embedding of a person from the
-published picture and from the distilled generator's, with smiles, poses, crops and colours
-changed. dlib's embeddings are centred on their mean first: as they are, all people score
-above 0.8. Both are reduced to their main directions, which keeps the cosines. The last 400
-people are held out for the measures.
+published picture and from the distilled generator's, with smiles, poses, crops and
+colours changed. dlib's embeddings are centred on their mean first: as they are, all
+people score above 0.8. Both are reduced to their main directions, which keeps the
+cosines. The last 400 people are held out for the measures.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def targets(name: str) -> np.ndarray:
 
 
 def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Cuts faces `[N, 128, 128, 3]` out at about the usual place, `[N, SIZE, SIZE, 3]`."""
+    """Cuts `[N, SIZE, SIZE, 3]` out of faces `[N, H, W, 3]`, about where it is due."""
     n, height = images.shape[:2]
     keys = jax.random.split(key, 6)
     unit = height / arcface.FACE_SIZE

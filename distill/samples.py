@@ -4,8 +4,8 @@
 
 DIR holds `direction_smile.npy` and `direction_pose.npy`, `[1, 512]` unit vectors: the
 InterFaceGAN directions published for StyleGAN2-FFHQ (with encoder4editing, MIT). Writes
-`samples.npz`: `w` `[P, D]` and uint8 `images` `[P, V, 128, 128, 3]`; view 0 is the person
-as the seed says, the others have a smile and a pose of their own.
+`samples.npz`: `codes` `[P, V, D]` and uint8 `images` `[P, V, 128, 128, 3]`; view 0 is
+the person as the seed says, the others have a smile and a pose of their own.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main():
         styles = np.repeat(part[:, None], generator.num_ws, axis=1)
         images.append(to_uint8(np.asarray(synthesise(state, styles))))
     images = np.concatenate(images).reshape(*codes.shape[:2], *images[0].shape[1:])
-    np.savez(WORK / "samples.npz", w=w, images=images)
+    np.savez(WORK / "samples.npz", codes=codes, images=images)
 
 
 if __name__ == "__main__":

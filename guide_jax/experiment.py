@@ -38,8 +38,8 @@ class Person(NamedTuple):
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Makes a generator forget one person and measures what came of it.
 
-    Writes to `workdir`: `generator/` (the one that forgot, Orbax), `metrics.jsonl` (a line
-    for each step), `results.json`, `before_after.png`.
+    Writes to `workdir`: `generator/` (the one that forgot, Orbax), `metrics.jsonl` (a
+    line for each step), `results.json`, `before_after.png`.
 
     Args:
         config: as `configs/default.py` describes it.
@@ -63,8 +63,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     )
     if not np.isfinite(w_target).all():
         raise InputError(
-            "the person's code is the mean w itself, from which no direction leads away;"
-            " choose another config.source.seed, or source.psi above 0"
+            "the person's code is the mean w itself, from which no direction leads"
+            " away; choose another config.source.seed, or source.psi above 0"
         )
     workdir.mkdir(parents=True, exist_ok=True)
     forgetful, train_s = train(config, networks, person.w, w_target, workdir)
@@ -166,7 +166,7 @@ def train(
     w_target: jax.Array,
     workdir: Path,
 ) -> tuple[nnx.Module, float]:
-    """Runs the unlearning; returns the generator that forgot, and the seconds it took."""
+    """Runs the unlearning; returns the generator that forgot and the seconds spent."""
     loss = config.loss
     started = time.monotonic()
     with (workdir / "metrics.jsonl").open("w") as log:
@@ -254,7 +254,8 @@ def _draw(
         workdir / "before_after.png",
         row,
         (before[:shown], after[:shown]),
-        f"Forgetting {person.name}: {config.steps} steps, target {config.target.name!r}",
+        f"Forgetting {person.name}: {config.steps} steps,"
+        f" target {config.target.name!r}",
     )
 
 

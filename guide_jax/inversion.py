@@ -16,8 +16,9 @@ def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax
     """
     if (encoder.num_ws, encoder.w_dim) != (generator.num_ws, generator.w_dim):
         raise InputError(
-            f"the encoder gives codes [{encoder.num_ws}, {encoder.w_dim}], the generator"
-            f" takes [{generator.num_ws}, {generator.w_dim}]; check config.networks.encoder"
+            f"the encoder gives codes [{encoder.num_ws}, {encoder.w_dim}], the"
+            f" generator takes [{generator.num_ws}, {generator.w_dim}];"
+            " check config.networks.encoder"
         )
     graph, state = nnx.split(encoder)
     encode = jax.jit(lambda state, photo: nnx.merge(graph, state)(photo))

@@ -38,7 +38,7 @@ class LossWeights:
 
 
 class Latents(NamedTuple):
-    """What the student and the source synthesise in one step, `[1 + N_a + N_g, L, D]`."""
+    """What student and source synthesise in one step, `[1 + N_a + N_g, L, D]`."""
 
     student: jax.Array
     source: jax.Array

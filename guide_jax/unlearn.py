@@ -1,8 +1,8 @@
 """The unlearning run: a student forgets, a frozen source remembers (section 3.3).
 
-The generator is split once into trainable and frozen leaves; each step draws its latents,
-takes one batched pass through the student and one through the source, and moves the
-synthesis network's parameters, and no others, with Adam.
+The generator is split once into trainable and frozen leaves; each step draws its
+latents, takes one batched pass through the student and one through the source, and
+moves the synthesis network's parameters, and no others, with Adam.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,6 +48,10 @@ class Draws:
     num_global: int = 2
     alpha_max: float = 15.0
     psi: float = 1.0
+
+
+PUBLISHED_WEIGHTS = LossWeights()
+PUBLISHED_DRAWS = Draws()
 
 
 class Trainer(NamedTuple):
@@ -165,7 +169,7 @@ def draw_latents(
     draws: Draws,
     z_dim: int,
 ) -> Latents:
-    """Draws one step's latents; the student's mapping is frozen, so it is the source's."""
+    """Draws one step's latents; the mapping is frozen, one for student and source."""
     key_z, key_alpha = jax.random.split(key)
     count = draws.num_adjacent + draws.num_global
     z = jax.random.normal(key_z, (count, z_dim))
@@ -178,8 +182,8 @@ def draw_latents(
 def make_train_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
     """Returns the jitted step.
 
-    Its arguments are (student, opt_state, constants, w_u, w_target, key); the first two are
-    donated. It returns (student, opt_state, terms).
+    Its arguments are (student, opt_state, constants, w_u, w_target, key); the first two
+    are donated. It returns (student, opt_state, terms).
     """
 
     def train_step(student, opt_state, constants, w_u, w_target, key):
@@ -199,8 +203,8 @@ def unlearn(
     *,
     steps: int,
     learning_rate: float = 1e-4,
-    weights: LossWeights = LossWeights(),
-    draws: Draws = Draws(),
+    weights: LossWeights = PUBLISHED_WEIGHTS,
+    draws: Draws = PUBLISHED_DRAWS,
     key: jax.Array,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
 ) -> nnx.Module:

@@ -42,11 +42,11 @@ class Golden:
         return np.clip(x, *spec["clip"]) if "clip" in spec else x
 
     def check(self, name: str, full: np.ndarray, atol: float, rtol: float = 1e-4):
-        """Compares a whole array (PyTorch layout) with a stored, perhaps strided, one."""
+        """Compares a whole array (PyTorch layout) with a stored, maybe strided, one."""
         output = self.outputs[name]
         assert list(full.shape) == output["full_shape"], name
         # The fixture's own slicing, such as "x[:, ::4]", over the full array.
-        part = eval(output["stored"], {"x": np.asarray(full)})  # noqa: S307
+        part = eval(output["stored"], {"x": np.asarray(full)})
         np.testing.assert_allclose(
             part, self.stored[name], atol=atol, rtol=rtol, err_msg=name
         )

@@ -1,7 +1,6 @@
 """The unlearning step against the published code's numbers, and the run around it."""
 
 import functools
-import re
 
 import golden_data
 import jax
@@ -13,7 +12,6 @@ from golden_data import nchw
 
 from convert import arcface, lpips, rules, stylegan2
 from guide_jax import losses, target, unlearn
-from guide_jax.checkpoint import flat_leaves
 from guide_jax.models.stylegan2 import StyleGAN2
 
 FIXTURE = "guide_step_2d_tiny"

@@ -14,7 +14,8 @@ class WEncoder(nnx.Module):
     """Photo `[N, H, W, 3]` -> code minus w_avg, `[N, L, D]`.
 
     An IR-SE trunk on the whole face, averaged to a small square. It says one w, and
-    repeats it for every layer: trained on a generator's own samples, it knows no others.
+    repeats it for every layer: trained on a generator's own samples, it knows no
+    others.
     """
 
     kind: ClassVar[str] = "w_encoder"

@@ -1,11 +1,12 @@
-"""MobileStyleGAN (arXiv 2104.04767): StyleGAN2's W space, wavelets and light convolutions.
+"""MobileStyleGAN (arXiv 2104.04767): StyleGAN2's W, wavelets, light convolutions.
 
 One modulated 3x3 convolution at 4 px; then each level doubles the resolution with a
-modulated inverse Haar transform and two modulated depthwise-separable convolutions. At the
-end a modulated 1x1 head gives 12 wavelet channels, which one more inverse transform turns
-into an RGB image of twice the last level's resolution. There is no demodulation: a style
-scales a convolution's input and no more. Cut after fewer levels, with a head of its own,
-the same network makes smaller images at a small part of the cost (see `distill/`).
+modulated inverse Haar transform and two modulated depthwise-separable convolutions. At
+the end a modulated 1x1 head gives 12 wavelet channels, which one more inverse transform
+turns into an RGB image of twice the last level's resolution. There is no demodulation:
+a style scales a convolution's input and no more. Cut after fewer levels, with a head of
+its own, the same network makes smaller images at a small part of the cost (see
+`distill/`).
 """
 
 from typing import ClassVar
@@ -127,6 +128,7 @@ class Affine(nnx.Module):
         self.bias = nnx.Param(jnp.ones(channels))
 
     def __call__(self, w: jax.Array) -> jax.Array:
+        """Maps styles to scales."""
         return (w @ self.weight[...] + self.bias[...])[:, None, None, :]
 
 
@@ -144,6 +146,7 @@ class Stem(nnx.Module):
         self.scale = (9 * channels) ** -0.5
 
     def __call__(self, w: jax.Array, noise: str) -> jax.Array:
+        """Maps styles `[N, D]` to features `[N, 4, 4, C]`."""
         x = self.const[...] * (self.scale * self.affine(w))  # [N, 4, 4, C]
         x = ops.conv(x, self.weight[...])
         return _activate(x, self, noise)
@@ -163,6 +166,7 @@ class SeparableConv(nnx.Module):
         self.scale = (9 * inputs) ** -0.5
 
     def __call__(self, x: jax.Array, w: jax.Array, noise: str) -> jax.Array:
+        """Maps features `[N, H, W, C]` under styles `[N, D]` to `[N, H, W, C']`."""
         x = depthwise(x * (self.scale * self.affine(w)), self.depthwise[...])
         return _activate(x @ self.pointwise[...], self, noise)
 
@@ -180,6 +184,7 @@ class Level(nnx.Module):
     def __call__(
         self, x: jax.Array, styles: jax.Array, noise: str
     ) -> tuple[jax.Array, jax.Array]:
+        """Maps features under styles `[N, 3, D]` to those of both convolutions."""
         x = haar_inverse(x * self.up(styles[:, 0]))  # [N, 2h, 2w, C / 4]
         first = self.conv0(x, styles[:, 1], noise)
         return first, self.conv1(first, styles[:, 2], noise)
@@ -197,6 +202,7 @@ class Head(nnx.Module):
         self.scale = channels**-0.5
 
     def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+        """Maps features under styles `[N, D]` to an image."""
         # Into the kernel rather than the activations: [N, C, 12] is far smaller.
         kernel = self.scale * self.affine(w)[:, 0, 0, :, None] * self.weight[...]
         x = jnp.einsum("nhwc,nck->nhwk", x, kernel) + self.bias[...]
