@@ -6,6 +6,7 @@ python main.py --config=configs/ffhq.py --workdir=runs/mine --config.steps=500
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -14,35 +15,54 @@ from guide_jax.errors import InputError
 from guide_jax.experiment import run
 from guide_jax.unlearn import UnlearningError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(Path(__file__).parent / "configs" / "demo.py"),
-    "What to do; configs/default.py explains every field.",
-    lock_config=True,
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the results; by default runs/NAME, NAME the config's."
-)
+FLAGS = flags.FLAGS
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the command line; a mistake in it ends in one line and exit code 2."""
+    try:
+        # Here, for it loads the default config and sets its fields at once.
+        config_flags.DEFINE_config_file(
+            "config",
+            str(Path(__file__).parent / "configs" / "demo.py"),
+            "What to do; configs/default.py explains every field.",
+            lock_config=True,
+        )
+        flags.DEFINE_string(
+            "workdir", None, "Folder for the results; by default runs/NAME of config."
+        )
+        rest = FLAGS(argv)
+        FLAGS.config.lock()  # a file that isn't there is reported on first use only
+    except (AttributeError, TypeError) as error:
+        # ml_collections wraps a KeyError, whose own text is the readable one.
+        text = " ".join(getattr(error.args[0], "args", error.args)[0].split())
+        fail(f"no such setting: {text}; configs/default.py has them all", 2)
+    except flags.Error as error:
+        fail(" ".join(str(error).split()), 2)
+    except (OSError, SyntaxError) as error:
+        fail(f"--config: {str(error).splitlines()[-1].strip()}", 2)
+    if len(rest) > 1:
+        fail(f"unknown argument {rest[1]!r}; settings look like --config.steps=50", 2)
+    return rest
 
 
 def main(argv: list[str]) -> None:
     """Runs what the config says; a user's mistake ends in one line and exit code 2."""
-    if len(argv) > 1:
-        sys.exit(
-            f"error: unknown argument {argv[1]!r}; settings look like --config.steps=50"
-        )
+    del argv  # `parse` leaves nothing in it
     logging.set_verbosity(logging.WARNING)
-    config = CONFIG.value
-    workdir = Path(WORKDIR.value or f"runs/{config.name}")
     try:
-        run(config, workdir)
+        run(FLAGS.config, Path(FLAGS.workdir or f"runs/{FLAGS.config.name}"))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(error, 2)
     except UnlearningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(error, 1)
+
+
+def fail(error: object, code: int) -> NoReturn:
+    """Says what was wrong, without a traceback, and ends the program."""
+    print("error:", error, file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

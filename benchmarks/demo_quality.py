@@ -3,9 +3,9 @@
     python benchmarks/demo_quality.py
 
 Unlearns each of the people of seeds 0-9 with the demo's settings, once with the target
-"extra" and once with the baseline "average", and judges with the encoder that was not in
-the loss: the person before and after, and 200 other people before and after. One run takes
-about a minute on two cores; finished ones are kept in the work folder and skipped.
+"extra" and once with the baseline "average", and judges with the encoder that was not
+in the loss: the person before and after, and 200 other people before and after.
+Finished runs are kept in the work folder and skipped.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python -m convert ffhq.pkl model_ir_se50.pth --out weights
 
 Each file is told by its tensors' names, whatever it is called. LPIPS is made of
-two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth.
+two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
+MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from convert import mobilestylegan
 from convert.families import FAMILIES, LPIPS_PARTS, Part, family_of, part_of
 from convert.rules import Family, StateDict, convert
 from convert.torch_file import read
@@ -91,9 +93,12 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
     parts: dict[Part, tuple[Path, StateDict]] = {}
     for path in files:
         try:
-            state = state_dict(read(path))
+            if mobilestylegan.holds_graphs(path):
+                state, name = mobilestylegan.read(path), mobilestylegan.NAME
+            else:
+                state, name = state_dict(read(path)), path.stem
             if family := family_of(state):
-                jobs.append(Job((path,), family, state, path.stem))
+                jobs.append(Job((path,), family, state, name))
             elif not (part := part_of(state)):
                 known = "; ".join(family.title for family in FAMILIES)
                 raise ValueError(f"no known network; known are: {known}")
@@ -132,7 +137,8 @@ def state_dict(data: Any) -> StateDict:
 def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
     """Converts and saves one network; returns its row of the table."""
     network = convert(job.state, job.family)
-    sources = [{"file": file.name, "sha256": _sha256(file)} for file in job.files]
+    files = [file for path in job.files for file in mobilestylegan.files(path)]
+    sources = [{"file": file.name, "sha256": _sha256(file)} for file in files]
     about = {"family": job.family.title, "sources": sources}
     save_network(path, network, dtype=np.dtype(dtype), about=about)
     sizes = [int(np.prod(shape)) for shape in leaf_shapes(network).values()]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convert import arcface, lpips, stylegan2
+from convert import arcface, lpips, mobilestylegan, stylegan2
 from convert.rules import Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
@@ -13,6 +13,7 @@ FAMILIES: tuple[Family, ...] = (
     arcface.IR,
     lpips.TORCH,
     lpips.FLAX,
+    mobilestylegan.MOBILESTYLEGAN,
 )
 
 

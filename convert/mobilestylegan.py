@@ -18,6 +18,8 @@ from convert.rules import ConversionError, Family, Rule, StateDict
 
 DTYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
+SUFFIXES = (".xml", ".bin")
+NAME = "random_face"  # of the converted network; a wheel's own name holds versions
 MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z, as in the package itself
 
 
@@ -41,17 +43,34 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     return state
 
 
-def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
-    suffixes = (".xml", ".bin")
+def holds_graphs(path: Path) -> bool:
+    """Tells whether `read` is for this path: a folder, or a zip file with a graph."""
     if path.is_dir():
-        found = [next(path.rglob(name + suffix), None) for suffix in suffixes]
+        return True
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            return any(Path(name).stem in NETWORKS for name in wheel.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def files(path: Path) -> list[Path]:
+    """Returns what is read of a path: the graphs' files in a folder, or a file itself."""
+    if not path.is_dir():
+        return [path]
+    return [next(path.rglob(name + suffix)) for name in NETWORKS for suffix in SUFFIXES]
+
+
+def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
+    if path.is_dir():
+        found = [next(path.rglob(name + suffix), None) for suffix in SUFFIXES]
         if all(found):
             return found[0].read_bytes(), found[1].read_bytes()
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:
             members = {Path(member).name: member for member in wheel.namelist()}
-            if all(name + suffix in members for suffix in suffixes):
-                pair = (wheel.read(members[name + suffix]) for suffix in suffixes)
+            if all(name + suffix in members for suffix in SUFFIXES):
+                pair = (wheel.read(members[name + suffix]) for suffix in SUFFIXES)
                 return tuple(pair)
     raise ConversionError(f"{path}: holds no {name}.xml with its {name}.bin")
 

@@ -2,9 +2,9 @@
 
     python -m distill.encoder
 
-First it learns to say the w of a picture; then, with a tenth of the learning rate, to give
-a code whose picture is alike (L1, LPIPS, identity by the loss's encoder). The last 400
-people of `samples.npz` are held out.
+First it learns to say the w of a picture; then, with a tenth of the learning rate, to
+give a code whose picture is alike (L1, LPIPS, identity by the loss's encoder). The last
+400 people of `samples.npz` are held out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ HELD_OUT = 400
 
 
 def vary(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Changes colours, brightness and noise a little, as photos differ; `[N, H, W, 3]`."""
+    """Changes colours, brightness and noise a little, as photos do; `[N, H, W, 3]`."""
     keys = jax.random.split(key, 3)
     n = len(images)
     gain = jnp.exp(jax.random.uniform(keys[0], (n, 1, 1, 3), minval=-0.1, maxval=0.1))

@@ -129,10 +129,16 @@ def locate(path: str) -> Path:
 
 
 def _missing(config: ConfigDict, roles: list[str]) -> str:
+    """Says which networks are missing; how to get them, where the config knows."""
+    places = [(role, config.networks[role]) for role in roles]
+    if not any(network.published for _, network in places):
+        return "; ".join(
+            f"{network.path!r}: no such network; check --config.networks.{role}.path"
+            for role, network in places
+        )
     lines = [f"{len(roles)} converted networks of config {config.name!r} are missing:"]
     files = []
-    for role in roles:
-        network = config.networks[role]
+    for role, network in places:
         published = network.published or "no published file is named in the config"
         lines.append(f"  {role}: {network.path} (from {published})")
         files += [word[:-1] for word in published.split() if word.endswith(FILE_MARKS)]

@@ -1,0 +1,106 @@
+"""Tiny networks of random numbers, fast: built eagerly they would compile for seconds."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+from guide_jax.checkpoint import fill, flat_leaves, leaf_shapes
+from guide_jax.losses import Judges
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.encoder import WEncoder
+from guide_jax.models.lpips import LPIPS
+from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.stylegan2 import StyleGAN2
+
+
+def random(build, seed=0):
+    """Returns the network that `build(rngs=...)` makes, all leaves drawn by NumPy."""
+    skeleton = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for path, shape in leaf_shapes(skeleton).items():
+        leaf = rng.standard_normal(shape)
+        if path.endswith("kernel"):
+            leaf /= np.sqrt(np.prod(shape[:-1]))
+        elif path.endswith((".var", "heads.0", "heads.1")):
+            leaf = 0.5 + np.abs(leaf)  # of these, negative ones are never seen
+        leaves[path] = leaf
+    return fill(skeleton, leaves)
+
+
+def generator(resolution=16, seed=0):
+    """Returns a StyleGAN2 with noise, Z = 8, D = 7, and L = 6 at 16 pixels."""
+    levels = int(np.log2(resolution)) - 1
+    return random(
+        lambda rngs: StyleGAN2(
+            resolution=resolution,
+            channels=(6, 5, 4, 4)[:levels],
+            z_dim=8,
+            w_dim=7,
+            mapping_layers=2,
+            rngs=rngs,
+        ),
+        seed,
+    )
+
+
+def mobile(seed=0, channels=(8, 8, 6)):
+    """Returns a MobileStyleGAN; by default of 32 pixels, with L = 8, D = 7."""
+    return random(
+        lambda rngs: MobileStyleGAN(
+            channels=channels, z_dim=8, w_dim=7, mapping_layers=2, rngs=rngs
+        ),
+        seed,
+    )
+
+
+def identity(seed=0):
+    """Returns an IR-SE network for 8 pixel crops, E = 5."""
+    return random(
+        lambda rngs: IRNet((1,), (4, 6), True, 5, 8, rngs=rngs),
+        seed,
+    )
+
+
+def encoder(num_ws=6, seed=0):
+    """Returns an encoder that sees 8 x 8 pixels; D = 7."""
+    return random(
+        lambda rngs: WEncoder(
+            num_ws=num_ws, w_dim=7, input_size=8, units=(1,), widths=(4, 6), rngs=rngs
+        ),
+        seed,
+    )
+
+
+class SmallLPIPS(LPIPS):
+    """LPIPS of two small convolutions, for images of any size."""
+
+    def __init__(self, *, rngs):
+        self.convs = nnx.List(
+            nnx.Conv(inputs, outputs, (3, 3), 2, rngs=rngs)
+            for inputs, outputs in ((3, 4), (4, 6))
+        )
+        self.heads = nnx.List(nnx.Param(np.zeros(n, np.float32)) for n in (4, 6))
+
+    def raw_features(self, images):
+        """Returns two feature maps."""
+        first = jax.nn.relu(self.convs[0](images))
+        return first, jax.nn.relu(self.convs[1](first))
+
+
+def judges(seed=0):
+    """Returns small judges, LPIPS and identity."""
+    return Judges(random(SmallLPIPS, seed + 1), identity(seed))
+
+
+def flat(network):
+    """Returns dotted path -> NumPy array, a copy."""
+    return {path: np.array(leaf) for path, leaf in flat_leaves(network).items()}
+
+
+def jitted(network, function, *args):
+    """Runs `function(network, *args)` with the weights as arguments of the jit."""
+    graph, state = nnx.split(network)
+    return jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))(
+        state, *args
+    )
