@@ -55,7 +55,7 @@ def holds_graphs(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """Returns what is read of a path: the graphs' files in a folder, or a file itself."""
+    """Returns what is read of a path: a folder's graph files, or the file itself."""
     if not path.is_dir():
         return [path]
     return [next(path.rglob(name + suffix)) for name in NETWORKS for suffix in SUFFIXES]

@@ -25,6 +25,7 @@ from guide_jax.models.encoder import WEncoder
 HELD_OUT = 400
 
 
+@jax.jit  # a program of its own, as in identity.py
 def vary(images: jax.Array, key: jax.Array) -> jax.Array:
     """Changes colours, brightness and noise a little, as photos do; `[N, H, W, 3]`."""
     keys = jax.random.split(key, 3)
@@ -74,8 +75,9 @@ def main():
             rng = np.random.default_rng(first + step)
             rows = rng.choice(people, size, replace=False)
             view = rng.integers(views, size=size)
-            key = jax.random.key(first + step)
-            return {"images": images[rows, view], "w": codes[rows, view], "key": key}
+            chosen = images[rows, view] / np.float32(127.5) - 1
+            varied = vary(chosen, jax.random.key(first + step))
+            return {"images": chosen, "varied": varied, "w": codes[rows, view]}
 
         return batch_at
 
@@ -86,7 +88,7 @@ def main():
 
     def code_loss(trainable, statistics, frozen, batch):
         encoder = nnx.merge(graph, trainable, statistics, copy=True)
-        w = encoder(vary(batch["images"] / 127.5 - 1, batch["key"]))
+        w = encoder(batch["varied"])
         error = jnp.mean((w[:, 0] - batch["w"]) ** 2) / spread
         return error, (nnx.state(encoder, nnx.Not(nnx.Param)), {"w": error})
 
@@ -96,9 +98,9 @@ def main():
 
     def picture_loss(trainable, statistics, frozen, batch):
         generator, lpips, identity = nnx.merge(frozen_graph, frozen)
-        images = batch["images"] / 127.5 - 1
+        images = batch["images"]
         encoder = nnx.merge(still_graph, trainable, statistics)
-        w = encoder(vary(images, batch["key"]))
+        w = encoder(batch["varied"])
         made, _ = generator.synthesis(generator.mapping.w_avg[...] + w)
         a, b = (arcface.embed(identity, x) for x in (images, made))
         terms = {

@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--directions", type=Path, required=True)
     parser.add_argument("--generator", type=Path, default=BUNDLE / "generator.npz")
     parser.add_argument("--count", type=int, default=4000)
-    parser.add_argument("--edits", type=int, default=2)
+    parser.add_argument("--edits", type=int, default=1)
     args = parser.parse_args()
     generator = load_network(args.generator)
     graph, state = nnx.split(generator.synthesis)
@@ -46,8 +46,9 @@ def main():
     steps = rng.uniform(-STRENGTH, STRENGTH, (args.count, 1 + args.edits, 2))
     steps[:, 0] = 0
     codes = w[:, None] + (steps @ directions).astype(np.float32)  # [P, V, D]
+    rows = codes.reshape(-1, w.shape[1])
     images = []
-    for part in tqdm(np.array_split(codes.reshape(-1, w.shape[1]), len(w) * 3 // 20)):
+    for part in tqdm(np.array_split(rows, len(rows) // 20), unit="batch"):
         styles = np.repeat(part[:, None], generator.num_ws, axis=1)
         images.append(to_uint8(np.asarray(synthesise(state, styles))))
     images = np.concatenate(images).reshape(*codes.shape[:2], *images[0].shape[1:])

@@ -3,12 +3,12 @@
     python -m distill.student --facenet WHEEL --dlib SDIST
 
 The student has the teacher's mapping network, so the same w, and a synthesis network of
-StyleGAN2's kind. It learns from codes drawn without end, coarse to fine: first up to
-16 px with large batches, where an image costs a fifth of a whole one, then up to 32 and
-64 px. In every stage it copies the main directions of the teacher's activations, through
-1x1 projections learned beside it, and the image at every step of the skip pyramid.
+StyleGAN2's kind. It learns from codes drawn without end, coarse to fine: up to 16 px,
+where an image costs a quarter of a whole one, then up to 32 and 64 px. In every stage
+it copies the main directions of the teacher's activations, through 1x1 projections
+learned beside it, and the image at every step of the skip pyramid.
 
-Every stage is checkpointed and goes on where it stopped. The student would earn its place
+Every stage is checkpointed and goes on where it stopped. The student would earn a place
 in the bundle with an identity similarity to its teacher above 0.5 (`--facenet` and
 `--dlib`, the packages of `distill.teachers`, measure it).
 """
@@ -16,7 +16,6 @@ in the bundle with an identity similarity to its teacher above 0.5 (`--facenet` 
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,47 +32,40 @@ from guide_jax.data import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
 
-WIDTHS = {4: 256, 8: 256, 16: 192, 32: 96, 64: 32}  # channels by resolution
+WIDTHS = {4: 512, 8: 176, 16: 192, 32: 96, 64: 32}  # channels by resolution
 HELD_OUT = 1_000_000 + np.arange(200)  # seeds of the people measured
 STUDIED = 256  # faces from which the teacher's main directions are read
 PSI = (0.5, 1.0)  # range of the truncation in training
-
-
-class Stage(NamedTuple):
-    """How to train up to a resolution; `share` multiplies `--steps`."""
-
-    batch: int
-    share: float
-    learning_rate: float
-
-
-STAGES = {16: Stage(32, 2.0, 1e-2), 32: Stage(16, 1.0, 5e-3), 64: Stage(8, 1.0, 3e-3)}
+# By the size a stage works up to: batch, part of --steps (times), learning rate.
+STAGES = {16: (16, 1.0, 1e-2), 32: (8, 0.75, 1e-2), 64: (8, 0.6, 5e-3)}
 
 
 def fresh(teacher: MobileStyleGAN, resolution: int) -> StyleGAN2:
-    """Returns a student with the teacher's mapping and, where they fit, its styles."""
-    channels = tuple(n for size, n in WIDTHS.items() if size <= resolution)
-    shape = {"z_dim": teacher.z_dim, "w_dim": teacher.w_dim}
+    """Returns a student that begins as the teacher does: mapping network and 4 px.
+
+    The teacher's first convolution is StyleGAN2's, but for the demodulation. That
+    changes little with w; its value at `w_avg` scales a channel, bias and all.
+    """
     student = StyleGAN2(
         resolution=resolution,
-        channels=channels,
+        channels=tuple(n for size, n in WIDTHS.items() if size <= resolution),
+        z_dim=teacher.z_dim,
+        w_dim=teacher.w_dim,
         mapping_layers=teacher.mapping_layers,
         rngs=nnx.Rngs(0),
-        **shape,
     )
     old, new = flat_leaves(teacher), flat_leaves(student)
     new |= {path: leaf for path, leaf in old.items() if path.startswith("mapping.")}
-    pairs = {"b4.conv1": "b4"}
-    for size in list(WIDTHS)[1 : len(channels)]:
-        pairs |= {f"b{size}.conv0": f"b{size}.up", f"b{size}.conv1": f"b{size}.conv1"}
-    for mine, theirs in pairs.items():
-        # The teacher's styles know which directions of W matter; most do not.
-        theirs = f"synthesis.{theirs}".removesuffix(".up")
-        name = "up" if mine.endswith("conv0") else "affine"
-        for leaf, gain in (("weight", np.sqrt(teacher.w_dim)), ("bias", 1.0)):
-            path = f"synthesis.{mine}.affine.{leaf}"
-            width = new[path].shape[-1]
-            new[path] = gain * old[f"{theirs}.{name}.{leaf}"][..., :width]
+    stem = {
+        name: old[f"synthesis.b4.{name}"]
+        for name in ("affine.weight", "affine.bias", "weight", "bias")
+    }
+    style = old["mapping.w_avg"] @ stem["affine.weight"] + stem["affine.bias"]
+    energy = (style**2) @ (stem["weight"] ** 2).sum((0, 1))
+    stem["bias"] = stem["bias"] / (teacher.synthesis.b4.scale * jnp.sqrt(energy))
+    stem["affine.weight"] = stem["affine.weight"] * teacher.w_dim**0.5
+    new |= {f"synthesis.b4.conv1.{name}": leaf for name, leaf in stem.items()}
+    new["synthesis.b4.const"] = old["synthesis.b4.const"]
     return fill(student, new)
 
 
@@ -104,22 +96,16 @@ def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
         student's width; the variances add up to K), and `colours` `[C + 1, 3]`, the
         linear map to the averaged image that fits best.
     """
-    graph, state = nnx.split(teacher)
-    sizes = [
-        size
-        for size in student.synthesis.resolutions
-        if f"b{size}" in teacher.synthesis.block_names
-    ]
+    sizes = student.synthesis.resolutions
 
-    @jax.jit
-    def make(state, z):
-        network = nnx.merge(graph, state)
-        image, activations = synthesise(network, codes(network, z, np.mean(PSI)))
+    @nnx.jit
+    def make(teacher, z):
+        image, activations = synthesise(teacher, codes(teacher, z, sum(PSI) / 2))
         return {s: (average(image, s), activations[f"b{s}.x"]) for s in sizes}
 
     moments = dict.fromkeys(sizes, 0.0)
     for z in np.split(faces.z_of(np.arange(STUDIED)), STUDIED // 16):
-        for size, (image, x) in make(state, z).items():
+        for size, (image, x) in make(teacher, z).items():
             rows = np.concatenate([x, np.ones_like(x[..., :1]), image], axis=-1)
             rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
             moments[size] = moments[size] + rows.T @ rows / (len(rows) * STUDIED // 16)
@@ -128,32 +114,19 @@ def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
 
 def _directions(moments: np.ndarray, count: int) -> dict[str, np.ndarray]:
     """Returns an entry of `study` from the second moments of [x, 1, image]."""
-    channels = len(moments) - 4
     squares, mean = moments[:-4, :-4], moments[:-4, -4]
     covariance = squares - np.outer(mean, mean)
     scale = np.sqrt(np.diag(covariance)) + 1e-6
     values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     values, vectors = values[-count:], vectors[:, -count:]
     directions = vectors / scale[:, None] * np.sqrt(count / values.sum())
-    known, aims = moments[:-3, :-3], moments[:-3, -3:]
+    known = moments[:-3, :-3] + 1e-4 * np.eye(len(moments) - 3)
     entry = {
         "directions": directions,
         "origin": mean @ directions,
-        "colours": np.linalg.solve(known + 1e-4 * np.eye(channels + 1), aims),
+        "colours": np.linalg.solve(known, moments[:-3, -3:]),
     }
     return {name: value.astype(np.float32) for name, value in entry.items()}
-
-
-def first_readers(student: StyleGAN2) -> dict[str, dict[str, jax.Array]]:
-    """Returns the 1x1 projections to the teacher's main components, at random."""
-    key = jax.random.key(1)
-    return {
-        f"b{size}": {
-            "weight": jax.random.normal(key, (WIDTHS[size],) * 2) / WIDTHS[size] ** 0.5,
-            "bias": jnp.zeros(WIDTHS[size]),
-        }
-        for size in student.synthesis.resolutions
-    }
 
 
 def targets(
@@ -188,7 +161,7 @@ def stage_loss(graphs: dict, resolution: int, whole: bool):
         _, activations = synthesise(student, w)
         terms = {}
         for size, component in components.items():
-            reader = trainable["readers"][f"b{size}"]
+            reader = trainable["readers"][size]
             read = activations[f"b{size}.x"] @ reader["weight"] + reader["bias"]
             # 1 when all is guessed as the mean, 0 when all is known.
             terms[f"x{size}"] = jnp.mean((read - component) ** 2)
@@ -197,7 +170,8 @@ def stage_loss(graphs: dict, resolution: int, whole: bool):
             if size < resolution:
                 difference = activations[f"b{size}.img"] - average(aim, size)
                 total += jnp.abs(difference).mean()
-        judge = lpips if whole else _no_judge
+        # Smaller images are too small for LPIPS.
+        judge = lpips if whole else lambda a, b: jnp.zeros(())
         made = activations[f"b{resolution}.img"]
         image_total, image_terms = image_loss(made, aim, judge)
         return total + 2 * image_total, (statistics, terms | image_terms)
@@ -205,13 +179,8 @@ def stage_loss(graphs: dict, resolution: int, whole: bool):
     return loss
 
 
-def _no_judge(images: jax.Array, targets: jax.Array) -> jax.Array:
-    """Stands for LPIPS where images are too small for it."""
-    return jnp.zeros(len(images))
-
-
 def train(
-    teacher: MobileStyleGAN, student: StyleGAN2, lpips: nnx.Module, args, folder: Path
+    teacher: MobileStyleGAN, student: StyleGAN2, steps: int, folder: Path
 ) -> StyleGAN2:
     """Takes the student through the stages; returns it trained."""
 
@@ -220,17 +189,23 @@ def train(
 
     graphs, frozen = {}, {"views": study(teacher, student)}
     graphs["teacher"], frozen["teacher"] = nnx.split(teacher)
+    lpips = load_network(BUNDLE / "lpips_alex.npz")
     graphs["lpips"], frozen["lpips"] = nnx.split(lpips)
     graphs["student"], made, frozen["student"] = nnx.split(student, is_trained, ...)
-    trainable = {"student": made, "readers": first_readers(student)}
-    for resolution, stage in STAGES.items():
+    initial = jax.nn.initializers.lecun_normal()
+    readers = {
+        size: {"weight": initial(jax.random.key(size), (n, n)), "bias": jnp.zeros(n)}
+        for size, n in WIDTHS.items()
+    }
+    trainable = {"student": made, "readers": readers}
+    for resolution, (batch, share, learning_rate) in STAGES.items():
         if resolution > student.resolution:
             break
 
-        def batch_at(step, stage=stage, resolution=resolution):
+        def batch_at(step, batch=batch, resolution=resolution):
             rng = np.random.default_rng((resolution, step))
-            z = rng.standard_normal((stage.batch, teacher.z_dim), np.float32)
-            return {"z": z, "psi": rng.uniform(*PSI, (stage.batch, 1)).astype("f4")}
+            z = rng.standard_normal((batch, teacher.z_dim), np.float32)
+            return {"z": z, "psi": rng.uniform(*PSI, (batch, 1)).astype("f4")}
 
         trainable, _ = fit(
             stage_loss(graphs, resolution, resolution == student.resolution),
@@ -238,8 +213,8 @@ def train(
             {},
             frozen,
             batch_at,
-            steps=round(stage.share * args.steps),
-            learning_rate=stage.learning_rate,
+            steps=round(share * steps),
+            learning_rate=learning_rate,
             folder=folder / f"to_{resolution}",
         )
     return nnx.merge(graphs["student"], trainable["student"], frozen["student"])
@@ -273,10 +248,8 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
     """Returns FaceNet's similarities, of small images enlarged in the same way."""
 
     def embed(images):
-        large = (
-            np.asarray(Image.fromarray(image).resize((256, 256), Image.BICUBIC))
-            for image in to_uint8(images)
-        )
+        small = map(Image.fromarray, to_uint8(images))
+        large = (np.asarray(x.resize((256, 256), Image.BICUBIC)) for x in small)
         return unit(np.stack([teachers.facenet(image) for image in large]))
 
     theirs, mine = embed(aims), embed(made)
@@ -285,11 +258,10 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
     # How often a student's face is nearer to its own original than to anyone else's.
     found = np.mean((mine @ theirs.T).argmax(1) == np.arange(len(theirs)))
     return {
-        "identity_same": float(same.mean()),
-        "identity_above_0.5": float((same > 0.5).mean()),
-        "identity_different": float((theirs @ theirs.T)[apart].mean()),
-        "identity_student_to_others": float((mine @ theirs.T)[apart].mean()),
-        "identity_students_apart": float((mine @ mine.T)[apart].mean()),
+        "same": float(same.mean()),
+        "same_above_0.5": float((same > 0.5).mean()),
+        "student_to_others": float((mine @ theirs.T)[apart].mean()),
+        "different_teachers": float((theirs @ theirs.T)[apart].mean()),
         "nearest_is_self": float(found),
     }
 
@@ -298,7 +270,7 @@ def main():
     """Trains, measures and stores one student."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=Path, default=BUNDLE / "generator.npz")
-    parser.add_argument("--resolution", type=int, choices=(16, 32, 64), default=64)
+    parser.add_argument("--resolution", type=int, choices=(32, 64), default=64)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--facenet", type=Path)
     parser.add_argument("--dlib", type=Path)
@@ -307,13 +279,15 @@ def main():
     folder = args.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     teacher = load_network(args.teacher)
-    lpips = load_network(BUNDLE / "lpips_alex.npz")
+    if teacher.resolution < 2 * args.resolution:
+        parser.error(f"the teacher makes {teacher.resolution} px only")
     student = fresh(teacher, args.resolution)
-    student = train(teacher, student, lpips, args, folder)
+    student = train(teacher, student, args.steps, folder)
     aims, made = render(teacher, student)
-    quality = measure(lpips, aims, made)
+    quality = measure(load_network(BUNDLE / "lpips_alex.npz"), aims, made)
     if args.facenet and args.dlib:
-        quality |= identity(Teachers(args.dlib, args.facenet), aims, made)
+        teachers = Teachers(args.dlib, args.facenet)
+        quality["identity"] = identity(teachers, aims, made)
     print(json.dumps(quality, indent=2))
     save_grid(folder / "held_out.png", [aims[:12], made[:12]])
     about = {"teacher": args.teacher.name, "steps": args.steps, "held_out": quality}

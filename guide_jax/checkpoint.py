@@ -169,7 +169,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         if path.is_dir():
             header = ocp.metadata(path).custom_metadata
         else:
-            with np.load(path, allow_pickle=False) as archive:
+            # Opened here: given a path, numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file) as archive:
                 header = json.loads(str(archive[HEADER]))
         if header["format"] == FORMAT and {"kind", "config", "about"} <= header.keys():
             return header
@@ -182,7 +183,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _read_leaves(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         return ocp.load(path)
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files if name != HEADER}
 
 

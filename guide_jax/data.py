@@ -28,6 +28,7 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         raise InputError(f"{path}: no such photo; check --config.source.image")
     try:
         with Image.open(path) as opened:
+            mode = opened.mode
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except UnidentifiedImageError:
         raise InputError(
@@ -35,6 +36,8 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: a damaged image ({error})") from None
+    if mode.startswith(("I", "F")):  # Pillow would clip them to white
+        raise InputError(f"{path}: more than 8 bits for a grey pixel; save it with 8")
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image, np.float32)[None] / 127.5 - 1
 

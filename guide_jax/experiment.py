@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from guide_jax import data, inversion, report, target, unlearn
-from guide_jax.checkpoint import load_network, save_network
+from guide_jax.checkpoint import load_network, read_about, save_network
 from guide_jax.errors import InputError
 from guide_jax.evaluate import Evaluator, Looks
 from guide_jax.losses import Judges, LossWeights, PairWeights
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             "the person's code is the mean w itself, from which no direction leads"
             " away; choose another config.source.seed, or source.psi above 0"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
+    prepare(workdir)
     forgetful, train_s = train(config, networks, person.w, w_target, workdir)
 
     results = evaluate(config, networks, forgetful, person, w_target, workdir)
@@ -91,8 +91,10 @@ def check(config: ConfigDict) -> None:
         )
     counts = {
         "steps": config.steps,
+        "source.seed": config.source.seed,
         "loss.adjacency.count": config.loss.adjacency.count,
         "loss.global_.count": config.loss.global_.count,
+        "evaluate.shown": config.evaluate.shown,
     }
     for name, value in counts.items():
         if value < 0:
@@ -102,6 +104,20 @@ def check(config: ConfigDict) -> None:
             f"config.evaluate.others is {config.evaluate.others}; at least 2, and as"
             f" many as evaluate.shown ({config.evaluate.shown}), are needed"
         )
+
+
+def prepare(workdir: Path) -> None:
+    """Makes the folder for the results.
+
+    Raises:
+        InputError: it can't be made, or the generator would have no place in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / "generator").exists():
+            read_about(workdir / "generator")  # an earlier run's, to be replaced
+    except (OSError, ValueError) as error:
+        raise InputError(f"no results can go to {workdir} ({error})") from error
 
 
 def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:

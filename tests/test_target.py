@@ -81,4 +81,5 @@ def test_offsets_of_no_codes_are_none(w):
 
 
 def test_config_names_reach_both_targets():
-    assert target.TARGETS == {"extra": target.extra, "average": target.average}
+    named = {"extra": target.extra, "average": target.average}
+    assert named == target.TARGETS

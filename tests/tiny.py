@@ -1,4 +1,4 @@
-"""Tiny networks of random numbers, fast: built eagerly they would compile for seconds."""
+"""Tiny networks of random numbers, built fast: eager construction takes seconds."""
 
 import jax
 import numpy as np

@@ -1,0 +1,155 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guide_jax import data
+from guide_jax.errors import InputError
+
+# Four quarters of a 16 x 16 picture, from the top left in reading order.
+RED, GREEN, BLUE, GREY = (220, 30, 20), (20, 210, 40), (10, 40, 230), (120, 120, 120)
+
+
+def quarters(mode="RGB", size=(16, 16)):
+    image = Image.new("RGB", (2, 2))
+    image.putdata([RED, GREEN, BLUE, GREY])
+    return image.resize(size, Image.Resampling.NEAREST).convert(mode)
+
+
+def pixels(photo):
+    """Returns the uint8 colour in the middle of each quarter, in reading order."""
+    side = photo.shape[1]
+    near, far = side // 4, side * 3 // 4
+    picked = [photo[0, y, x] for y in (near, far) for x in (near, far)]
+    return data.to_uint8(np.array(picked))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.bmp"])
+def test_photos_come_as_float_rgb_from_minus_one_to_one(tmp_path, name):
+    quarters(size=(64, 64)).save(tmp_path / name, quality=95)
+    photo = data.load_photo(tmp_path / name, 32)
+    assert photo.shape == (1, 32, 32, 3)
+    assert photo.dtype == np.float32
+    assert -1 <= photo.min() < -0.8
+    assert 0.7 < photo.max() <= 1
+    np.testing.assert_allclose(pixels(photo), [RED, GREEN, BLUE, GREY], atol=6)
+
+
+def test_png_of_the_right_size_is_read_exactly(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    photo = data.load_photo(str(tmp_path / "x.png"), 8)
+    np.testing.assert_allclose(photo[0], array / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(data.to_uint8(photo[0]), array)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_grey_palette_and_alpha_become_rgb(tmp_path, mode):
+    name = "x.tif" if mode == "CMYK" else "x.png"
+    image = quarters(mode)
+    image.save(tmp_path / name)
+    photo = data.load_photo(tmp_path / name, 16)
+    assert photo.shape == (1, 16, 16, 3)
+    wanted = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(data.to_uint8(photo[0]), wanted)
+
+
+def test_photo_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    quarters().save(tmp_path / "x.png", exif=exif)
+    photo = data.load_photo(tmp_path / "x.png", 16)
+    np.testing.assert_array_equal(pixels(photo), [BLUE, RED, GREY, GREEN])
+
+
+@pytest.mark.parametrize("size", [(48, 16), (16, 48)])
+def test_other_shapes_are_cut_to_their_middle(tmp_path, size):
+    image = Image.new("RGB", size, (255, 255, 255))
+    corner = tuple((side - 16) // 2 for side in size)
+    image.paste(quarters(), corner)
+    image.save(tmp_path / "x.png")
+    photo = data.load_photo(tmp_path / "x.png", 16)
+    np.testing.assert_array_equal(data.to_uint8(photo[0]), np.asarray(quarters()))
+
+
+def encoded(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
+    return file.getvalue()
+
+
+def refusal(path):
+    """Returns the message, which is one line and starts with the file's name."""
+    with pytest.raises(InputError) as caught:
+        data.load_photo(path, 16)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none.jpg", tmp_path):
+        assert "no such photo; check --config.source.image" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"<html>", b"\x93NUMPY\x01"])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "x.jpg").write_bytes(content)
+    assert "not an image that can be read" in refusal(tmp_path / "x.jpg")
+
+
+def test_grey_images_of_16_bits_are_refused(tmp_path):
+    grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    assert "more than 8 bits" in refusal(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_truncated_images_are_refused(tmp_path, kind):
+    whole = encoded(kind)
+    for length in range(len(whole) // 8, len(whole) - 64, len(whole) // 8):
+        (tmp_path / "x.jpg").write_bytes(whole[:length])
+        refusal(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
+    if kind != "WEBP":  # which Pillow can't open at all
+        assert "damaged image" in refusal(tmp_path / "x.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about EXIF and TIFF tags
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF"])
+def test_damaged_images_are_read_or_refused_but_never_crash(tmp_path, kind):
+    whole, rng = encoded(kind), np.random.default_rng(0)
+    path = tmp_path / "x.jpg"
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for at in (*rng.integers(0, 200, 2), *rng.integers(0, len(whole), 3)):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert data.load_photo(path, 16).shape == (1, 16, 16, 3)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+
+
+def test_a_seed_stands_for_the_documented_z():
+    z = data.z_of_seed(3, 512)
+    assert z.shape == (1, 512)
+    assert z.dtype == np.float32
+    # The first numbers of numpy.random.default_rng(3), as NumPy promises to keep them.
+    np.testing.assert_allclose(z[0, :3], [2.04091912, -2.55566503, 0.41809885])
+    np.testing.assert_array_equal(z, data.z_of_seed(3, 512))
+    assert not np.any(z == data.z_of_seed(4, 512))
+
+
+def test_to_uint8_rounds_and_clips():
+    levels = np.arange(256)
+    exact = levels / 127.5 - 1
+    np.testing.assert_array_equal(data.to_uint8(exact), levels)
+    for shift in (-0.4, 0.4):  # of a level
+        shifted = exact + shift / 127.5
+        np.testing.assert_array_equal(data.to_uint8(shifted), levels)
+    np.testing.assert_array_equal(data.to_uint8(np.array([-7.0, 7.0])), [0, 255])
+    assert data.to_uint8(np.zeros((2, 3), np.float32)).dtype == np.uint8

@@ -1,0 +1,277 @@
+"""main.py from outside: what it writes, and how it answers to mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import main
+from configs import demo, ffhq
+from guide_jax import unlearn
+from guide_jax.checkpoint import load_network, save_network
+
+ROOT = Path(main.__file__).parent
+WRITTEN = {"generator", "metrics.jsonl", "results.json", "before_after.png"}
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Returns role -> file of tiny networks; LPIPS is the bundle's."""
+    folder = tmp_path_factory.mktemp("networks")
+    made = {
+        "generator": tiny.mobile(),
+        "encoder": tiny.encoder(num_ws=8),
+        "identity": tiny.identity(0),
+        "judge": tiny.identity(1),
+    }
+    for role, network in made.items():
+        save_network(folder / f"{role}.npz", network)
+    save_network(folder / "other_encoder.npz", tiny.encoder(num_ws=5))
+    return {role: folder / f"{role}.npz" for role in made}
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    return tmp_path / "face.png"
+
+
+def program(*args, cwd, env=None):
+    """Runs main.py as a person does."""
+    return subprocess.run(
+        [sys.executable, ROOT / "main.py", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}),
+        timeout=300,
+    )
+
+
+# Runs ---------------------------------------------------------------------------------
+
+
+def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
+    tmp_path, networks, photo
+):
+    workdir = tmp_path / "deep" / "work"
+    settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
+    settings += ["--config.steps=3", "--config.optimizer.learning_rate=0.01"]
+    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
+    # The second run compiles nothing again.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = program(f"--workdir={workdir}", *settings, cwd=tmp_path, env=cache)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(workdir / "before_after.png") in done.stdout
+    assert {path.name for path in workdir.iterdir()} == WRITTEN
+
+    metrics = (workdir / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in metrics]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+
+    before = tiny.flat(load_network(networks["generator"]))
+    after = tiny.flat(load_network(workdir / "generator"))
+    changed = {name for name in before if np.any(before[name] != after[name])}
+    assert changed
+    assert all(name.startswith("synthesis.") for name in changed)
+    assert not any("noise_const" in name for name in changed)
+
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["others"] == 3
+    assert results["config"]["steps"] == 3
+    assert results["lpips_person"] > 1e-4
+    assert "inversion" not in results
+    for name in ("id_others", "lpips_others", "lpips_person", "id_strangers"):
+        assert np.isfinite(results[name])
+        assert f"{results[name]:.3f}" in done.stdout
+    with Image.open(workdir / "before_after.png") as image:
+        assert image.width == 8 + 3 * 200  # before, after, target
+
+    # Again, with a photo, and one step.
+    again = [f"--config.source.image={photo}", "--config.steps=1"]
+    again = [f"--workdir={workdir}", *settings, *again]
+    done = program(*again, cwd=tmp_path, env=cache)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in workdir.iterdir()} == WRITTEN
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["inversion"].keys() == {"id", "lpips"}
+    with Image.open(workdir / "before_after.png") as image:
+        assert image.width == 8 + 4 * 200  # and the photo itself
+    replaced = tiny.flat(load_network(workdir / "generator"))
+    assert any(np.any(replaced[name] != after[name]) for name in after)
+
+
+# Mistakes on the command line ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config.nonsense=1"], "no such setting: 'nonsense'; configs/default.py"),
+        (["--config.stpes=1"], 'Did you mean "steps"'),
+        (["--config.steps=abc"], "--config.steps=abc: invalid literal for int()"),
+        (["--config=none.py"], "--config: [Errno 2] No such file or directory: 'none"),
+        (["--config=text.txt"], "--config: invalid syntax (text.txt, line 1)"),
+        (["--nonsense=1"], "Unknown command line flag 'nonsense'"),
+        (["steps=5"], "unknown argument 'steps=5'; settings look like --config.st"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(tmp_path, args, message):
+    (tmp_path / "text.txt").write_text("not a config\n")
+    done = program(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_help_explains_itself(tmp_path):
+    done = program("--help", cwd=tmp_path)
+    assert done.stderr == ""
+    for part in ("Makes a face generator forget", "--config:", "--workdir:"):
+        assert part in done.stdout
+
+
+# Mistakes in what the settings say ----------------------------------------------------
+
+
+@pytest.fixture
+def mistake(tmp_path, networks, monkeypatch, capsys):
+    """Runs `main.main` on a tiny config with changes; returns the lines on stderr."""
+
+    def run(changes, config=None, code=2):
+        if config is None:
+            config = demo.get_config()
+            config.evaluate.others, config.evaluate.shown = 3, 2
+            for role, path in networks.items():
+                config.networks[role].path = str(path)
+        config.update_from_flattened_dict(changes)
+        config.lock()
+        before = set(tmp_path.rglob("*"))
+        given = SimpleNamespace(config=config, workdir=str(tmp_path / "work"))
+        monkeypatch.setattr(main, "FLAGS", given)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as ended:
+            main.main(["main.py"])
+        assert ended.value.code == code
+        assert code == 1 or set(tmp_path.rglob("*")) == before  # nothing was written
+        out, err = capsys.readouterr()
+        assert out == ""
+        lines = err.splitlines()
+        assert lines[0].startswith("error: ")
+        return lines
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source.image": "none.jpg"}, "none.jpg: no such photo"),
+        ({"source.image": "."}, ".: no such photo"),
+        ({"source.image": "text.txt"}, "text.txt: not an image that can be read"),
+        ({"networks.generator.path": "none.npz"}, "'none.npz': no such network; check"
+         " --config.networks.generator.path"),
+        ({"networks.judge.path": "demo:none.npz"}, "'demo:none.npz': no such network"),
+        ({"networks.identity.path": "text.txt"}, "text.txt: not a network"),
+        ({"networks.lpips.path": ""}, "not a network"),
+        ({"networks.generator.path": "cut.npz"}, "cut.npz: not a"),
+        ({"networks.generator.path": "flipped.npz"}, "flipped.npz: not a"),
+        ({"target.name": "mean"}, "config.target.name is 'mean'; known are average, e"),
+        ({"steps": -1}, "config.steps is -1; it must not be negative"),
+        ({"source.seed": -1}, "config.source.seed is -1"),
+        ({"loss.adjacency.count": -1}, "config.loss.adjacency.count is -1"),
+        ({"evaluate.others": 1}, "config.evaluate.others is 1; at least 2"),
+        ({"evaluate.shown": 4}, "evaluate.shown (4)"),
+        ({"source.psi": 0.0}, "the person's code is the mean w itself"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_one_line_and_write_nothing(
+    mistake, tmp_path, networks, changes, message
+):
+    whole = networks["generator"].read_bytes()
+    (tmp_path / "text.txt").write_text("hello\n")
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(b ^ 255 for b in whole[middle:][:99])
+    (tmp_path / "flipped.npz").write_bytes(flipped + whole[middle + 99 :])
+    (line,) = mistake(changes)
+    assert message in line
+
+
+def test_encoder_of_another_generator_is_one_line(mistake, networks, photo):
+    other = networks["encoder"].with_name("other_encoder.npz")
+    changes = {"networks.encoder.path": str(other), "source.image": str(photo)}
+    (line,) = mistake(changes)
+    assert "the encoder gives codes [5, 7], the generator takes [8, 7]" in line
+
+
+def test_folder_that_cannot_take_results_is_found_before_the_training(
+    mistake, tmp_path
+):
+    (tmp_path / "work" / "generator").mkdir(parents=True)
+    (line,) = mistake({})
+    assert line.startswith(f"error: no results can go to {tmp_path / 'work'} (")
+    (tmp_path / "work" / "generator").rmdir()
+    (tmp_path / "work").rmdir()
+    (tmp_path / "work").write_text("a file")
+    (line,) = mistake({})
+    assert "no results can go to" in line
+
+
+def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise unlearn.UnlearningError("the loss is nan at step 0")
+
+    monkeypatch.setattr(unlearn, "unlearn", fail)
+    assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
+    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"metrics.jsonl"}
+
+
+def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
+    config = ffhq.get_config()
+    lines = mistake({"source.image": "me.jpg"}, config)
+    assert "5 converted networks of config 'ffhq' are missing" in lines[0]
+    for (role, network), line in zip(
+        sorted(config.networks.items()), sorted(lines[1:-1]), strict=True
+    ):
+        assert line.startswith(f"  {role}: {network.path} (from ")
+        assert "https://" in line
+    files = (
+        "ffhq.pkl e4e_ffhq_encode.pt vgg16-397923af.pth vgg.pth model_ir_se50.pth"
+        " CurricularFace_Backbone.pth"
+    )
+    command = lines[-1].partition("python -m convert ")[2]
+    assert command.endswith(" --out weights")
+    assert set(command.split()[:-2]) == set(files.split())
+
+
+# The library --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["guide_jax", "guide_jax.experiment"])
+def test_library_imports_neither_torch_nor_tensorflow(module):
+    code = (
+        f"import sys, {module}\n"
+        "print(*({'torch', 'tensorflow', 'convert', 'distill'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

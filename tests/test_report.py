@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from guide_jax import report
+from guide_jax.evaluate import MEASURES
+
+COLOURS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (200, 200, 20), (20, 200, 200),
+           (200, 20, 200), (90, 90, 90), (160, 160, 160)]  # fmt: skip
+
+
+def flat(colour, size=24):
+    return np.broadcast_to(np.array(colour) / 127.5 - 1, (size, size, 3))
+
+
+def test_before_after_holds_every_image_at_its_place(tmp_path):
+    images = [flat(colour) for colour in COLOURS]
+    path = tmp_path / "x.png"
+    report.before_after(
+        path,
+        {"before": images[0], "after": images[1]},
+        (np.stack(images[2:5]), np.stack(images[5:])),
+        "caption",
+    )
+    with Image.open(path) as opened:
+        assert (opened.format, opened.mode) == ("PNG", "RGB")
+        sheet = np.asarray(opened)
+    # Three columns of 192 + 8; three rows of 22 + 192 + 8 under a caption of 22 + 8.
+    assert sheet.shape == (30 + 3 * 222, 8 + 3 * 200, 3)
+    places = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    for (row, column), colour in zip(places, COLOURS, strict=True):
+        top, left = 30 + 222 * row + 22, 8 + 200 * column
+        tile = sheet[top : top + 192, left : left + 192]
+        assert (tile == colour).all(), (row, column)
+        for y, x in ((top - 1, left), (top, left - 1), (top + 192, left)):
+            assert tuple(sheet[y, x]) != colour
+    assert (sheet[52:, 408:600][:192] == 255).all()  # the first row has two images
+    assert (sheet[:30] != 255).any()  # the caption
+
+
+def test_before_after_is_as_wide_as_the_person_needs(tmp_path):
+    people = {name: flat(COLOURS[0]) for name in "abcd"}
+    one = np.stack([flat(COLOURS[1])])
+    report.before_after(tmp_path / "x.png", people, (one, one), "")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (8 + 4 * 200, 696)
+
+
+def test_table_has_a_line_for_each_measure_with_value_and_meaning():
+    values = dict(zip(MEASURES, np.arange(len(MEASURES)) / 7 - 0.5, strict=True))
+    lines = report.table(values | {"others": 40, "more": 1}).splitlines()
+    assert len(lines) == len(MEASURES)
+    for line, (name, text) in zip(lines, MEASURES.items(), strict=True):
+        words = line.split()
+        assert words[0] == name
+        assert words[1] == ("40" if name == "others" else f"{values[name]:.3f}")
+        assert line.endswith(text)
+    assert len({line.index(MEASURES[line.split()[0]]) for line in lines}) == 1
+
+
+def test_mean_and_deviation_is_the_sample_s():
+    assert report.mean_and_deviation([1, 2, 4]) == "2.333 ± 1.528"
+
+
+def test_table_names_a_missing_measure():
+    with pytest.raises(KeyError, match="id_strangers"):
+        report.table({"id": 0.5})

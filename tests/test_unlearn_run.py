@@ -1,0 +1,213 @@
+"""The run around the step: what it changes, draws, reports and refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from guide_jax import unlearn
+from guide_jax.losses import LossWeights
+from guide_jax.unlearn import Draws, UnlearningError
+
+RNG = np.random.default_rng(7)
+W_U, W_TARGET = (
+    RNG.standard_normal((1, 4, 7)).astype(np.float32) for _ in range(2)
+)  # [1, L, D] at 8 pixels
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny.generator(8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once():
+    """The step's arguments are all that differs between these runs."""
+    make, made = unlearn.make_train_step, {}
+
+    def once(trainer, draws, z_dim):
+        return made.setdefault(draws, make(trainer, draws, z_dim))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unlearn, "make_train_step", once)
+        yield
+
+
+def run(generator, *, steps=3, w_u=W_U, w_target=W_TARGET, draws=None, seed=0):
+    """Returns the generator that forgot, and all calls of on_step."""
+    calls = []
+    forgetful = unlearn.unlearn(
+        generator,
+        tiny.judges(),
+        w_u,
+        w_target,
+        steps=steps,
+        learning_rate=1e-2,
+        draws=draws or Draws(),
+        key=jax.random.key(seed),
+        on_step=lambda step, terms: calls.append((step, terms)),
+    )
+    return forgetful, calls
+
+
+def parameters(generator):
+    paths = nnx.to_flat_state(nnx.state(generator.synthesis, nnx.Param))
+    return {"synthesis." + ".".join(map(str, path)) for path, _ in paths}
+
+
+def test_only_parameters_of_the_synthesis_network_change(generator):
+    before = tiny.flat(generator)
+    after = tiny.flat(run(generator)[0])
+    assert after.keys() == before.keys()
+    changed = {name for name in before if np.any(before[name] != after[name])}
+    assert changed == parameters(generator)
+    assert not any("noise_const" in name for name in changed)
+    assert all(np.isfinite(leaf).all() for leaf in after.values())
+
+
+def test_the_original_stays_as_it_was(generator):
+    before = tiny.flat(generator)
+    forgetful, _ = run(generator)
+    after = tiny.flat(generator)
+    for name, leaf in before.items():
+        np.testing.assert_array_equal(after[name], leaf, err_msg=name)
+    forgetful.synthesis.b4.conv1.bias[...] = jnp.full(6, 9.0)
+    np.testing.assert_array_equal(
+        generator.synthesis.b4.conv1.bias[...], before["synthesis.b4.conv1.bias"]
+    )
+
+
+def test_runs_are_the_same_by_their_key(generator):
+    first, again, other = (tiny.flat(run(generator, seed=s)[0]) for s in (0, 0, 1))
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(again[name], leaf, err_msg=name)
+    differ = {name for name, leaf in first.items() if np.any(other[name] != leaf)}
+    assert differ == parameters(generator)
+
+
+def test_no_steps_give_the_same_generator(generator):
+    forgetful, calls = run(generator, steps=0)
+    before, after = tiny.flat(generator), tiny.flat(forgetful)
+    assert calls == []
+    for name, leaf in before.items():
+        np.testing.assert_array_equal(after[name], leaf, err_msg=name)
+
+
+def test_terms_reach_on_step_as_plain_finite_numbers(generator):
+    _, calls = run(generator)
+    assert [step for step, _ in calls] == [0, 1, 2]
+    names = {"mse", "lpips", "id", "local", "adjacency", "global", "total"}
+    for _, terms in calls:
+        assert terms.keys() == names
+        assert {type(value) for value in terms.values()} == {float}
+        assert np.isfinite(list(terms.values())).all()
+        parts = terms["local"] + terms["adjacency"] + terms["global"]
+        assert terms["total"] == pytest.approx(parts, rel=1e-5)
+    assert calls[0][1]["global"] == pytest.approx(0, abs=1e-5)  # not trained yet
+    assert calls[2][1]["global"] > 1e-4
+    assert calls[2][1]["local"] < calls[0][1]["local"]
+
+
+@pytest.mark.parametrize("counts", [(0, 2), (2, 0)])
+def test_either_kind_of_random_latents_can_be_left_out(counts):
+    w_u, w_target = W_U[:, :2], W_TARGET[:, :2]  # 4 pixels: it compiles sooner
+    forgetful, calls = run(
+        tiny.generator(4), steps=2, w_u=w_u, w_target=w_target, draws=Draws(*counts)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in tiny.flat(forgetful).values())
+    for _, terms in calls:
+        assert (terms["adjacency"] == 0) == (counts[0] == 0)
+    assert (calls[1][1]["global"] == 0) == (counts[1] == 0)
+
+
+def test_a_loss_of_nan_ends_the_run_with_one_line(generator):
+    with pytest.raises(UnlearningError) as caught:
+        run(generator, w_target=np.full_like(W_TARGET, np.nan))
+    text = str(caught.value)
+    assert text.startswith("the loss is nan at step 0")
+    assert "\n" not in text
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """Replaces the step by one that counts, and keeps the keys that it was given."""
+    given = []
+
+    def fake(trainer, draws, z_dim):
+        def step(student, opt_state, constants, w_u, w_target, key):
+            given.append(key)
+            total = np.nan if len(given) == 5 else float(len(given))
+            names = ("total", "local", "adjacency", "global")
+            terms = dict.fromkeys(names, jnp.float32(total))
+            return student, opt_state, terms | {"id": jnp.full(3, total)}
+
+        return step
+
+    monkeypatch.setattr(unlearn, "make_train_step", fake)
+    return given
+
+
+def test_each_step_is_reported_once_with_its_own_terms(generator, keys):
+    _, calls = run(generator, steps=4)
+    assert [(step, terms["total"]) for step, terms in calls] == [
+        (0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)
+    ]  # fmt: skip
+
+
+def test_steps_before_a_nan_are_reported(generator, keys):
+    calls = []
+    with pytest.raises(UnlearningError, match="at step 4"):
+        unlearn.unlearn(
+            generator, tiny.judges(), W_U, W_TARGET, steps=8, key=jax.random.key(0),
+            on_step=lambda step, terms: calls.append(step),
+        )  # fmt: skip
+    assert calls == [0, 1, 2, 3]
+
+
+def test_step_i_draws_from_the_key_folded_with_i(generator, keys):
+    run(generator, steps=3, seed=5)
+    for i, key in enumerate(keys):
+        assert key == jax.random.fold_in(jax.random.key(5), i)
+
+
+def draw(generator, draws, seed=0):
+    return tiny.jitted(
+        generator.mapping,
+        lambda mapping, key: unlearn.draw_latents(
+            mapping, key, W_U, W_TARGET, draws, 8
+        ),
+        jax.random.key(seed),
+    )
+
+
+def test_steps_to_adjacent_codes_are_uniform_up_to_alpha_max(generator):
+    student, source = draw(generator, Draws(400, 3, alpha_max=4.0))
+    assert student.shape == (1 + 400 + 3, 4, 7)
+    steps = np.asarray(student[1:401] - W_U)
+    np.testing.assert_allclose(source[1:401] - W_TARGET, steps, atol=1e-5)
+    lengths = np.linalg.norm(steps.reshape(400, -1), axis=1)
+    assert lengths.max() < 4.0 + 1e-5
+    counts, _ = np.histogram(lengths, 4, (0, 4))
+    assert counts.min() > 70  # of 100 each
+    np.testing.assert_array_equal(student[401:], source[401:])
+
+
+def test_random_people_are_new_in_every_step_and_truncated_by_psi(generator):
+    first, _ = draw(generator, Draws(1, 2))
+    other, _ = draw(generator, Draws(1, 2), seed=1)
+    assert not np.any(first[1:] == other[1:])
+    np.testing.assert_array_equal(first[0], other[0])
+    at_mean, _ = draw(generator, Draws(1, 2, psi=0.0))
+    w_avg = generator.mapping.w_avg[...]
+    np.testing.assert_allclose(
+        at_mean[2:], np.broadcast_to(w_avg, (2, 4, 7)), atol=1e-6
+    )
+
+
+def test_defaults_are_the_paper_s():
+    assert Draws() == Draws(num_adjacent=2, num_global=2, alpha_max=15.0, psi=1.0)
+    pair = (LossWeights().local.mse, LossWeights().local.lpips)
+    assert (*pair, LossWeights().local.identity) == (1e-2, 1.0, 0.1)
+    assert LossWeights().adjacency == LossWeights().local
