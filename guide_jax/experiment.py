@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -67,14 +66,19 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             " away; choose another config.source.seed, or source.psi above 0"
         )
     prepare(workdir)
+    print(
+        f"forgetting {person.name} ({config.name}, {generator.resolution} px,"
+        f" {config.steps} steps, target {config.target.name!r});"
+        f" results go to {workdir}"
+    )
     forgetful, train_s = train(config, networks, person.w, w_target, workdir)
+    save_network(workdir / "generator", forgetful, about={"config": config.to_dict()})
 
     results = evaluate(config, networks, forgetful, person, w_target, workdir)
     results["seconds"] = {
         "training": round(train_s, 1),
         "total": round(time.monotonic() - started, 1),
     }
-    save_network(workdir / "generator", forgetful, about={"config": config.to_dict()})
     results["config"] = config.to_dict()
     _write_json(workdir / "results.json", results)
     print(report.table(results))
@@ -242,7 +246,7 @@ def evaluate(
         jax.random.key(config.evaluate.seed), (config.evaluate.others, generator.z_dim)
     )
     w_others = generator.mapping(z, psi=config.source.psi)
-    logging.info("measuring %d other people before and after", len(w_others))
+    print(f"measuring {len(w_others)} other people before and after")
     before = evaluator.look(generator, w_others)
     after = evaluator.look(forgetful, w_others)
     own = evaluator.look(generator, person.w), evaluator.look(forgetful, person.w)

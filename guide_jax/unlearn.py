@@ -243,6 +243,7 @@ def unlearn(
             yield terms
 
     with tqdm(total=steps, desc="forgetting", unit="step") as bar:
+        bar.set_postfix_str("compiling the step")
         for i, terms in enumerate(_one_late(run())):
             summary = summarise(jax.device_get(terms))
             if not np.isfinite(summary["total"]):
