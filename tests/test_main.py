@@ -59,6 +59,7 @@ def program(*args, cwd, env=None):
 # Runs ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     tmp_path, networks, photo
 ):
@@ -172,7 +173,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         assert ended.value.code == code
         assert code == 1 or set(tmp_path.rglob("*")) == before  # nothing was written
         out, err = capsys.readouterr()
-        assert out == ""
+        assert code == 1 or out == ""  # a training had begun
         lines = err.splitlines()
         assert lines[0].startswith("error: ")
         return lines
