@@ -27,6 +27,5 @@ def get_config() -> ConfigDict:
     config.source.psi = 0.7
     config.loss.psi = 0.7
     config.steps = 100
-    config.optimizer.learning_rate = 3e-4
     config.evaluate.others = 40
     return config

@@ -16,6 +16,13 @@ from guide_jax.errors import InputError
 from guide_jax.evaluate import Evaluator, Looks
 from guide_jax.losses import Judges, LossWeights, PairWeights
 
+KINDS = {
+    "generator": ("stylegan2", "mobilestylegan"),
+    "encoder": ("w_encoder",),
+    "lpips": ("lpips",),
+    "identity": ("ir",),
+    "judge": ("ir",),
+}
 BUNDLE = Path(__file__).parent / "demo_weights"
 BUNDLED = "demo:"  # a path that starts so is in the bundle
 
@@ -103,6 +110,11 @@ def check(config: ConfigDict) -> None:
     for name, value in counts.items():
         if value < 0:
             raise InputError(f"config.{name} is {value}; it must not be negative")
+    if not config.optimizer.learning_rate > 0:
+        raise InputError(
+            f"config.optimizer.learning_rate is {config.optimizer.learning_rate};"
+            " it must be above 0"
+        )
     if config.evaluate.others < 2 or config.evaluate.shown > config.evaluate.others:
         raise InputError(
             f"config.evaluate.others is {config.evaluate.others}; at least 2, and as"
@@ -136,9 +148,16 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
     if missing:
         raise InputError(_missing(config, missing))
     try:
-        return {role: load_network(path) for role, path in paths.items()}
+        networks = {role: load_network(path) for role, path in paths.items()}
     except ValueError as error:
         raise InputError(f"{error}; convert it again with python -m convert") from error
+    for role, network in networks.items():
+        if network.kind not in KINDS[role]:
+            raise InputError(
+                f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
+                f" has to be one of: {', '.join(KINDS[role])}"
+            )
+    return networks
 
 
 def locate(path: str) -> Path:
