@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -30,8 +31,12 @@ def main():
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--others", type=int, default=200)
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo_quality"))
+    parser.add_argument("--targets", nargs="+", default=["extra", "average"])
     args = parser.parse_args()
-    for name in ("extra", "average"):
+    # All runs are of the same programs.
+    cache = str((args.workdir / "cache").absolute())
+    jax.config.update("jax_compilation_cache_dir", cache)
+    for name in args.targets:
         results = []
         for seed in range(args.people):
             workdir = args.workdir / f"{name}_{seed}"

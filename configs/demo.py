@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
     # published.
     config.source.psi = 0.7
     config.loss.psi = 0.7
-    config.steps = 100
+    config.steps = 150
     config.evaluate.others = 40
     return config

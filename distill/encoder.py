@@ -82,6 +82,9 @@ def main():
         return batch_at
 
     encoder = WEncoder(num_ws=generator.num_ws, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
+    # From the start, codes are as far from the mean as people's are.
+    scale = encoder.trunk.head.norm2.scale
+    scale[...] = jnp.full_like(scale[...], spread**0.5)
     encoder.train()
     graph, trainable, statistics = nnx.split(encoder, nnx.Param, ...)
     frozen_graph, frozen = nnx.split((generator, lpips, identity))
