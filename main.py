@@ -11,9 +11,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, UnlearningError
 from guide_jax.experiment import run
-from guide_jax.unlearn import UnlearningError
 
 FLAGS = flags.FLAGS
 
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> None:
         run(FLAGS.config, Path(FLAGS.workdir or f"runs/{FLAGS.config.name}"))
     except InputError as error:
         fail(error, 2)
-    except UnlearningError as error:
+    except (UnlearningError, OSError) as error:
         fail(error, 1)
 
 

@@ -9,6 +9,9 @@ def get_config() -> ConfigDict:
     config.name = "default"  # of the run; results go to runs/NAME unless --workdir says
     config.seed = 0  # of all random draws during training
     config.steps = 1000
+    # Of matrix products, where a GPU has a choice: "highest" is float32 proper,
+    # "default" lets it use TF32.
+    config.precision = "highest"
 
     # Whom to forget.
     config.source = source = ConfigDict()
@@ -20,7 +23,7 @@ def get_config() -> ConfigDict:
     # that they are converted from are published.
     config.networks = networks = ConfigDict()
     for role in ROLES:
-        networks[role] = ConfigDict({"path": "", "published": ""})
+        networks[role] = ConfigDict({"path": "", "files": (), "published": ""})
 
     # UFO, un-identifying face on latent space (section 3.2).
     config.target = target = ConfigDict()

@@ -5,6 +5,7 @@
     python main.py --config=configs/ffhq.py --config.source.seed=0
 
 Without the converted weights it says which are missing and where they are published.
+People are sampled by their seed: it has no inversion encoder for photos yet.
 """
 
 from ml_collections import ConfigDict
@@ -18,25 +19,21 @@ def get_config() -> ConfigDict:
     config.name = "ffhq"
     networks = config.networks
     networks.generator.path = "weights/ffhq"
+    networks.generator.files = ("ffhq.pkl",)
     networks.generator.published = (
-        "ffhq.pkl: NVlabs, https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/"
-        "pretrained/ffhq.pkl"
-    )
-    networks.encoder.path = "weights/e4e_ffhq_encode"
-    networks.encoder.published = (
-        "e4e_ffhq_encode.pt: https://github.com/omertov/encoder4editing"
+        "NVlabs, https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/"
+        "ffhq.pkl"
     )
     networks.lpips.path = "weights/lpips"
+    networks.lpips.files = ("vgg16-397923af.pth", "vgg.pth")
     networks.lpips.published = (
-        "vgg16-397923af.pth: https://download.pytorch.org/models/vgg16-397923af.pth,"
-        " and vgg.pth: in PyPI's package lpips 0.1.4, lpips/weights/v0.1/vgg.pth"
+        "torchvision, https://download.pytorch.org/models/vgg16-397923af.pth, and"
+        " PyPI's package lpips 0.1.4, lpips/weights/v0.1/vgg.pth"
     )
     networks.identity.path = "weights/model_ir_se50"
-    networks.identity.published = (
-        "model_ir_se50.pth: https://github.com/TreB1eN/InsightFace_Pytorch"
-    )
+    networks.identity.files = ("model_ir_se50.pth",)
+    networks.identity.published = "https://github.com/TreB1eN/InsightFace_Pytorch"
     networks.judge.path = "weights/CurricularFace_Backbone"
-    networks.judge.published = (
-        "CurricularFace_Backbone.pth: https://github.com/HuangYG123/CurricularFace"
-    )
+    networks.judge.files = ("CurricularFace_Backbone.pth",)
+    networks.judge.published = "https://github.com/HuangYG123/CurricularFace"
     return config

@@ -19,10 +19,15 @@ import numpy as np
 
 from convert import mobilestylegan
 from convert.families import FAMILIES, LPIPS_PARTS, Part, family_of, part_of
-from convert.rules import Family, StateDict, convert
+from convert.rules import Family, StateDict, check_beside, convert
 from convert.torch_file import read
 from guide_jax.checkpoint import leaf_shapes, save_network
 
+# What training writes beside `state_dict` and conversion has no use for.
+BESIDE = {
+    "opts", "epoch", "global_step", "optimizer", "best_val_loss",
+    "discriminator_state_dict", "discriminator_optimizer_state_dict",
+}  # fmt: skip
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
@@ -128,7 +133,10 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
 def state_dict(data: Any) -> StateDict:
     """Returns the part of a file's contents that the families look at."""
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        data = data["state_dict"]
+        check_beside(data, "state_dict", BESIDE | {"latent_avg"})
+        # A tensor of the network's, which encoder4editing keeps apart.
+        apart = {key: data[key] for key in ("latent_avg",) if key in data}
+        data = {**data["state_dict"], **apart}
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
         raise ValueError("holds no named tensors")
     return data

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from convert.rules import ConversionError, Family, Rule, StateDict
+from convert.rules import ConversionError, Family, Rule, StateDict, size
 
 BATCH_NORM = {
     "weight": "scale",
@@ -22,22 +22,23 @@ def config(state: StateDict) -> dict:
 
     Raises:
         KeyError: a tensor that they are read from is missing.
-        ConversionError: the head doesn't fit a square feature map.
+        ConversionError: one of them has too few axes, or the head doesn't fit a
+            square feature map.
     """
-    stem = state["input_layer.0.weight"].shape[0]
+    stem = size(state, "input_layer.0.weight", 0)
     units, widths = [], [stem]
     while (key := f"body.{sum(units)}.res_layer.1.weight") in state:
         block = sum(units)
-        width = state[key].shape[0]
+        width = size(state, key, 0)
         # A stage starts where the width changes. The first one starts anyway: its
         # width may be the stem's.
         if not units or f"body.{block}.shortcut_layer.0.weight" in state:
             units.append(0)
             widths.append(width)
         units[-1] += 1
-    dim, inputs = state["output_layer.3.weight"].shape
-    size = math.isqrt(inputs // widths[-1])
-    if size * size * widths[-1] != inputs:
+    dim, inputs = (size(state, "output_layer.3.weight", axis) for axis in (0, 1))
+    side = math.isqrt(inputs // widths[-1])
+    if side * side * widths[-1] != inputs:
         raise ConversionError(
             f"output_layer.3.weight takes {inputs} inputs, which is no square map of"
             f" {widths[-1]} channels"
@@ -47,7 +48,7 @@ def config(state: StateDict) -> dict:
         "widths": tuple(widths),
         "se": "body.0.res_layer.5.fc1.weight" in state,
         "embedding_dim": dim,
-        "input_size": size * 2 ** len(units),
+        "input_size": side * 2 ** len(units),
         "head_affine": "output_layer.4.weight" in state,
     }
 
@@ -57,12 +58,13 @@ def prepare(state: StateDict) -> StateDict:
     state = dict(state)
     key = "output_layer.3.weight"
     if key in state and "output_layer.0.weight" in state:
-        weight = np.asarray(state[key])
-        channels = np.shape(state["output_layer.0.weight"])[0]
-        size = math.isqrt(weight.shape[1] // channels)
-        if size * size * channels == weight.shape[1]:
-            weight = weight.reshape(-1, channels, size, size).transpose(0, 2, 3, 1)
-            state[key] = weight.reshape(weight.shape[0], -1)
+        inputs = size(state, key, 1)
+        channels = size(state, "output_layer.0.weight", 0)
+        side = math.isqrt(inputs // channels)
+        # `config` and the rules name a head of another shape.
+        if np.ndim(state[key]) == 2 and side * side * channels == inputs:
+            weight = np.reshape(state[key], (-1, channels, side, side))
+            state[key] = weight.transpose(0, 2, 3, 1).reshape(-1, inputs)
     return state
 
 

@@ -2,7 +2,8 @@
 
 The IR is an XML graph beside a file of raw constants. Most constants keep the name of
 the parameter they were; the ready pointwise weights, the noise planes and the mapping
-network's weights are known by their order, which the graph's layer list fixes.
+network's weights are known by their order, which the graph's layer list fixes. The
+numbers that our network has in its code are checked; any other constant is an error.
 """
 
 import io
@@ -14,12 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.rules import ConversionError, Family, Rule, StateDict
+from convert.rules import ConversionError, Family, Rule, StateDict, size
 
-DTYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
+DTYPES = {"f32": np.float32, "f16": np.float16}
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
 SUFFIXES = (".xml", ".bin")
 NAME = "random_face"  # of the converted network; a wheel's own name holds versions
+Constants = list[tuple[str, np.ndarray]]
+
+# The numbers that `guide_jax/models/mobilestylegan.py` has in its code.
+SLOPE = 0.2
+GAIN = math.sqrt(2)
+# Of z / sqrt(mean(z ** 2) + 1e-8), written in powers, in the graph's order.
+NORMALISATION = (1, 2, 1e-8, 0.5, -1)
+# One inverse transform's filters in the graph's order: sums and differences of two
+# rows, twice, each time followed by one of two columns.
+_ROWS, _COLUMNS = (1, 1, 2, 1), (1, 1, 1, 2)
+HAAR = tuple(
+    np.reshape((1, sign), shape) / math.sqrt(2)
+    for last in (1, -1)
+    for sign, shape in ((1, _ROWS), (-1, _ROWS), (last, _COLUMNS))
+)
 MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z, as in the package itself
 
 
@@ -32,7 +48,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         `[D]`.
 
     Raises:
-        ConversionError: the path holds no such graphs.
+        ConversionError: the path holds no such graphs, or they hold other constants.
     """
     state = {}
     for name in NETWORKS:
@@ -75,60 +91,116 @@ def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
     raise ConversionError(f"{path}: holds no {name}.xml with its {name}.bin")
 
 
-def _constants(xml: bytes, blob: bytes) -> list[tuple[str, np.ndarray]]:
-    """Returns (name, array) of every floating-point constant, in the graph's order."""
+def _constants(xml: bytes, blob: bytes) -> Constants:
+    """Returns (name, array) of every constant but integers, in the graph's order."""
     constants = []
     for layer in ET.parse(io.BytesIO(xml)).getroot().find("layers"):
-        data = layer.find("data")
-        if layer.get("type") != "Const" or data.get("element_type") not in DTYPES:
+        if layer.get("type") != "Const":
             continue
-        dtype = np.dtype(DTYPES[data.get("element_type")])
-        if dtype.kind != "f":
+        name, data = layer.get("name"), layer.find("data")
+        kind = data.get("element_type")
+        if re.fullmatch(r"[iu]\d+|boolean", kind):  # shapes and axes
             continue
+        if kind not in DTYPES:
+            raise ConversionError(f"constant {name!r} is of unknown type {kind!r}")
+        dtype = np.dtype(DTYPES[kind])
         shape = [int(n) for n in data.get("shape").split(",") if n.strip()]
-        count = int(data.get("size")) // dtype.itemsize
-        array = np.frombuffer(blob, dtype, count, int(data.get("offset")))
-        constants.append((layer.get("name"), array.reshape(shape)))
+        count, offset = int(data.get("size")) // dtype.itemsize, int(data.get("offset"))
+        if count != math.prod(shape) or len(blob) < offset + count * dtype.itemsize:
+            raise ConversionError(f"constant {name!r} {shape} is not whole")
+        array = np.frombuffer(blob, dtype, count, offset)
+        constants.append((name, array.reshape(shape)))
     return constants
 
 
-def _mapping(constants: list[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    weights = [array for _, array in constants if array.ndim == 2 and array.size > 1]
-    biases = [array for _, array in constants if array.ndim == 1 and array.size > 1]
-    state = {}
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        state[f"mapping.{i}.weight"] = weight
-        state[f"mapping.{i}.bias"] = bias
+def _check(constant: tuple[str, np.ndarray], wanted: float | np.ndarray, what: str):
+    """Raises unless a constant is one number, or one filter for every channel."""
+    name, array = constant
+    fits = array.shape[1:] == wanted.shape if np.ndim(wanted) else array.size == 1
+    if not fits or not np.allclose(array, wanted, rtol=1e-6, atol=0):
+        numbers = ", ".join(f"{x:.9g}" for x in np.ravel(wanted))
+        raise ConversionError(
+            f"constant {name!r} {list(array.shape)} is not {what} ({numbers})"
+        )
+
+
+def _mapping(constants: Constants) -> dict[str, np.ndarray]:
+    """Takes the constants in order: the normalisation's, then four for each layer."""
+    start = len(NORMALISATION)
+    if len(constants) < start or (len(constants) - start) % 4:
+        names = ", ".join(name for name, _ in constants)
+        raise ConversionError(f"not the constants of a mapping network: {names}")
+    for constant, number in zip(constants, NORMALISATION, strict=False):
+        _check(constant, number, "the normalisation's number in its place")
+    state, outputs = {}, None
+    for i, at in enumerate(range(start, len(constants), 4)):
+        weight, bias, slope, gain = constants[at : at + 4]
+        shape, biases = weight[1].shape, bias[1].shape
+        if len(shape) != 2 or outputs not in (None, shape[1]):
+            raise ConversionError(f"constant {weight[0]!r} {list(shape)} is no weight")
+        outputs = shape[0]
+        if biases != (outputs,):
+            raise ConversionError(f"constant {bias[0]!r} {list(biases)} is no bias")
+        _check(slope, SLOPE, "the leaky ReLU's slope")
+        _check(gain, GAIN, "the activation's gain")
+        state[f"mapping.{i}.weight"], state[f"mapping.{i}.bias"] = weight[1], bias[1]
     return state
 
 
-def _synthesis(constants: list[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _synthesis(constants: Constants) -> dict[str, np.ndarray]:
     """Names the anonymous constants after the bias that follows them in the graph."""
-    state, weight, noise = {}, None, None
+    state, pending, filters = {}, {}, 0
+    due = None  # the number that must come next, and what it is called
     for name, array in constants:
-        if re.fullmatch(r"Mul_\d+_copy", name):
-            weight = array
-        elif name.isdecimal() and array.ndim == 4:
-            noise = array
+        if due:
+            _check((name, array), *due)
+            due = None
+        elif re.fullmatch(r"Mul_\d+_copy", name) and "weight" not in pending:
+            pending["weight"] = name, array
+        elif name.isdecimal() and array.ndim == 4 and "noise" not in pending:
+            pending["noise"] = name, array
+        elif name.isdecimal() and array.ndim == 5:
+            _check((name, array), HAAR[filters % len(HAAR)], "the Haar filter")
+            filters += 1
         elif name.startswith("m."):
             state[f"synthesis.{name}"] = array
-            if name.endswith(".bias") and array.ndim == 4 and "to_img" not in name:
+            if name.endswith(".conv.modulation.bias"):
+                due = _scale(name, array), f"the scale of {name}"
+            elif name.endswith(".bias") and array.ndim == 4 and "to_img" not in name:
                 layer = f"synthesis.{name.removesuffix('.bias')}"
-                state[f"{layer}.weight"], state[f"{layer}.noise"] = weight, noise
+                state |= {f"{layer}.{leaf}": x for leaf, (_, x) in pending.items()}
+                pending, due = {}, (SLOPE, f"the leaky ReLU's slope after {name}")
+        else:
+            raise ConversionError(f"unknown constant {name!r} {list(array.shape)}")
+    if due or pending:
+        lost = due[1] if due else ", ".join(name for name, _ in pending.values())
+        raise ConversionError(f"the synthesis network is cut short at {lost}")
+    # One transform in every level, one after the last.
+    transforms = 1 + len(_levels(state))
+    if filters != transforms * len(HAAR):
+        raise ConversionError(f"{filters} Haar filters, not {transforms * len(HAAR)}")
     return state
+
+
+def _scale(name: str, bias: np.ndarray) -> float:
+    """Returns the factor of a modulated kernel, 1 / sqrt(its fan-in)."""
+    return (bias.size * (1 if "to_img" in name else 9)) ** -0.5
 
 
 def _mean_w(state: StateDict) -> np.ndarray:
-    """Returns the mean w `[D]` over fixed random z, as `../shared/faces` made it."""
+    """Returns the mean w `[D]` over fixed random z."""
     depth = sum(key.startswith("mapping.") for key in state) // 2
-    width = state["mapping.0.weight"].shape[1]
-    x = np.random.default_rng(0).standard_normal((MEAN_SAMPLES, width))
-    x = x.astype(np.float32)
+    shape = MEAN_SAMPLES, size(state, "mapping.0.weight", 1)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
     for i in range(depth):
         x = x @ state[f"mapping.{i}.weight"].T + state[f"mapping.{i}.bias"]
-        x = np.where(x < 0, 0.2 * x, x) * math.sqrt(2)
+        x = np.where(x < 0, SLOPE * x, x) * GAIN
     return x.mean(axis=0)
+
+
+def _levels(state: StateDict) -> list[int]:
+    return sorted({int(n) for n in re.findall(r"layers\.(\d+)\.up", " ".join(state))})
 
 
 def _level(i: str) -> str:
@@ -141,15 +213,13 @@ def _raw_weight(x: np.ndarray) -> np.ndarray:
 
 
 def _config(state: StateDict) -> dict:
-    levels = {int(n) for n in re.findall(r"layers\.(\d+)\.up", " ".join(state))}
     outputs = [
-        state[f"synthesis.m.layers.{i}.conv2.weight"].shape[0] for i in sorted(levels)
+        size(state, f"synthesis.m.layers.{i}.conv2.weight", 0) for i in _levels(state)
     ]
-    first = state["synthesis.m.input.input"].shape[1]
     return {
-        "channels": (first, *outputs),
-        "z_dim": state["mapping.0.weight"].shape[1],
-        "w_dim": state["mapping.w_avg"].shape[0],
+        "channels": (size(state, "synthesis.m.input.input", 1), *outputs),
+        "z_dim": size(state, "mapping.0.weight", 1),
+        "w_dim": size(state, "mapping.w_avg", 0),
         "mapping_layers": sum(key.startswith("mapping.") for key in state) // 2,
     }
 

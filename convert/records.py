@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+# A tensor may repeat its storage's elements, as `expand` makes it do, up to this many.
+REPEATED = 2**20
 # numpy has no bfloat16; as a structure its bytes can be viewed, strided and swapped.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 
@@ -120,15 +122,17 @@ class Tensor(Record):
         raw = memoryview(source.data)[start : start + extent * size]
         if len(raw) != extent * size:
             raise ValueError("a tensor reaches beyond its storage")
+        count, held = math.prod(self.shape), len(source.data) // size
+        if count > max(held, REPEATED):
+            raise ValueError(f"a tensor of {count} elements over a storage of {held}")
         order = self.dtype.newbyteorder(">") if source.big_endian else self.dtype
-        view = np.lib.stride_tricks.as_strided(
-            np.frombuffer(raw, order) if extent else np.zeros(0, order),
-            self.shape,
-            [step * size for step in self.strides],
-        )
+        flat = np.frombuffer(raw, order) if extent else np.zeros(0, order)
+        # Before the strides: what they repeat is not copied.
         if self.dtype == BFLOAT16:  # the upper half of a float32
-            view = (view["bfloat16"].astype(np.uint32) << np.uint32(16)).view("f4")
-        view = view.astype(view.dtype.newbyteorder("="), copy=False)
+            flat = (flat["bfloat16"].astype(np.uint32) << np.uint32(16)).view("f4")
+        flat = flat.astype(flat.dtype.newbyteorder("="), copy=False)
+        strides = [step * flat.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, strides)
         view.flags.writeable = False
         return view
 

@@ -5,7 +5,7 @@ shapes imply, and which `Rule` takes each of their tensors to which leaf of our 
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,28 @@ class Family:
     prepare: Callable[[StateDict], StateDict] = lambda state: state
 
 
+def size(state: StateDict, key: str, axis: int) -> int:
+    """Returns one side of a tensor that a configuration is read from.
+
+    Raises:
+        KeyError: there is no such tensor.
+        ConversionError: it has no such axis, or nothing along it.
+    """
+    shape = np.shape(state[key])
+    if len(shape) <= axis:
+        raise ConversionError(f"{key!r} has shape {list(shape)}, too few axes")
+    if not shape[axis]:
+        raise ConversionError(f"{key!r} has shape {list(shape)}, an empty axis")
+    return shape[axis]
+
+
+def check_beside(data: Mapping, used: str, known: Set[str]) -> None:
+    """Raises ConversionError for what stands beside the used part and is not known."""
+    unknown = sorted(repr(key) for key in data.keys() - known - {used})
+    if unknown:
+        raise ConversionError(f"beside {used!r} it holds unknown {', '.join(unknown)}")
+
+
 def convert(state: StateDict, family: Family) -> nnx.Module:
     """Builds the network that a state dict describes and fills it.
 
@@ -123,24 +145,28 @@ def apply_rules(
         path = rule.target(match)
         if path is None:
             continue
-        if path in leaves:
+        if path in taken_from:
             faults.append(f"{key!r} and {taken_from[path]!r} both fill {path}")
             continue
         if path not in shapes:
             faults.append(f"{key!r} has no place ({path}) in this network")
             continue
+        taken_from[path] = key
         try:
             leaf = rule.arrange(np.asarray(array))
-        except ValueError:
-            leaf = np.asarray(array)
-        if leaf.shape != shapes[path]:
+        except (ValueError, IndexError):
+            leaf = None
+        if leaf is None or leaf.shape != shapes[path]:
             faults.append(
                 f"{key!r} has shape {list(np.shape(array))},"
                 f" {path} needs {list(shapes[path])}"
             )
+            continue  # and never copied: its size is whatever the file says
+        if leaf.dtype.kind not in "biuf":
+            faults.append(f"{key!r} holds {leaf.dtype.name}, no real numbers")
+            continue
         leaves[path] = leaf.astype(np.float32)
-        taken_from[path] = key
-    faults += [f"nothing fills {path}" for path in shapes if path not in leaves]
+    faults += [f"nothing fills {path}" for path in shapes if path not in taken_from]
     if faults:
         raise ConversionError(f"{family.title}: " + "; ".join(faults))
     return leaves

@@ -10,7 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from convert.rules import ConversionError, Family, Rule, StateDict
+from convert.rules import (
+    ConversionError,
+    Family,
+    Rule,
+    StateDict,
+    check_beside,
+    size,
+)
 
 FIR = np.array([1, 3, 3, 1])
 
@@ -36,14 +43,6 @@ def _count(state: StateDict, pattern: str) -> int:
     return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _size(state: StateDict, key: str, axis: int) -> int:
-    """Returns one side of a tensor that the configuration is read from."""
-    shape = np.shape(state[key])
-    if len(shape) <= axis:
-        raise ConversionError(f"{key!r} has shape {list(shape)}, too few axes")
-    return shape[axis]
-
-
 # NVlabs -------------------------------------------------------------------------------
 
 NVLABS_KERNEL = r".*\.resample_filter"
@@ -60,10 +59,10 @@ def _nvlabs_config(state: StateDict) -> dict:
     return {
         "resolution": blocks[-1],
         "channels": tuple(
-            _size(state, f"synthesis.b{block}.conv1.weight", 0) for block in blocks
+            size(state, f"synthesis.b{block}.conv1.weight", 0) for block in blocks
         ),
-        "z_dim": _size(state, "mapping.fc0.weight", 1),
-        "w_dim": _size(state, "mapping.fc0.weight", 0),
+        "z_dim": size(state, "mapping.fc0.weight", 1),
+        "w_dim": size(state, "mapping.fc0.weight", 0),
         "mapping_layers": _count(state, r"mapping\.fc(\d+)\..*") + 1,
     }
 
@@ -87,6 +86,8 @@ NVLABS = Family(
 # rosinality ---------------------------------------------------------------------------
 
 ROSINALITY_KERNEL = r".*\.(?:blur|upsample)\.kernel"
+# What training writes beside `g_ema` and conversion has no use for.
+ROSINALITY_BESIDE = {"g", "d", "g_optim", "d_optim", "args", "ada_aug_p"}
 # Layer 0 is the one at 4 pixels, which stands by itself in the names.
 CONV = r"(?:conv1|convs\.(\d+))"
 RGB = r"(?:to_rgb1|to_rgbs\.(\d+))"
@@ -94,6 +95,8 @@ RGB = r"(?:to_rgb1|to_rgbs\.(\d+))"
 
 def _prepare_rosinality(state: StateDict) -> StateDict:
     """Takes `g_ema` out of a training checkpoint and reduces `latent_avg` to [D]."""
+    if "g_ema" in state:
+        check_beside(state, "g_ema", ROSINALITY_BESIDE | {"latent_avg"})
     inner = dict(state.get("g_ema", state))
     _check_kernels(inner, ROSINALITY_KERNEL, total=4)
     w_avg = state.get("latent_avg")
@@ -110,7 +113,7 @@ def _prepare_rosinality(state: StateDict) -> StateDict:
 def _prepared_w_dim(state: StateDict) -> int:
     # 0 where the tensor is missing: `config` will name it.
     key = "conv1.conv.modulation.weight"
-    return _size(state, key, 1) if key in state else 0
+    return size(state, key, 1) if key in state else 0
 
 
 def _rosinality_config(state: StateDict) -> dict:
@@ -118,11 +121,9 @@ def _rosinality_config(state: StateDict) -> dict:
     last_convs = ["conv1"] + [f"convs.{2 * i + 1}" for i in range(blocks - 1)]
     return {
         "resolution": 2 << blocks,
-        "channels": tuple(
-            _size(state, f"{name}.conv.weight", 1) for name in last_convs
-        ),
-        "z_dim": _size(state, "style.1.weight", 1),
-        "w_dim": _size(state, "conv1.conv.modulation.weight", 1),
+        "channels": tuple(size(state, f"{name}.conv.weight", 1) for name in last_convs),
+        "z_dim": size(state, "style.1.weight", 1),
+        "w_dim": size(state, "conv1.conv.modulation.weight", 1),
         "mapping_layers": _count(state, r"style\.(\d+)\..*"),
     }
 

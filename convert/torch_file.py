@@ -19,6 +19,9 @@ LEGACY_PROTOCOL = 1001
 # The magic number as protocol 2 pickles it.
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 
+# What NVIDIA's training writes beside `G_ema` and conversion has no use for.
+NVLABS_BESIDE = {"G", "D", "training_set_kwargs", "augment_pipe"}
+
 
 def read(path: str | Path) -> Any:
     """Reads a `.pt`, `.pth`, `.pkl` or `.ckpt` file.
@@ -26,12 +29,14 @@ def read(path: str | Path) -> Any:
     Returns:
         Nested dicts, lists and tuples of read-only arrays and numbers. bfloat16 comes
         as float32, a Namespace as a dict, a network of a `.pkl` as its flat state dict.
-        Of {"G": ..., "D": ..., "G_ema": ...} only G_ema's state dict is returned.
+        Of {"G": ..., "D": ..., "G_ema": ...} only G_ema's state dict is returned; what
+        else may stand there is `NVLABS_BESIDE`.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnsafePickleError: the file asks for a class that is not known to be harmless.
-        ValueError: the file is cut short, damaged, or no checkpoint.
+        ValueError: the file is cut short, damaged, or no checkpoint, or holds unknown
+            things beside G_ema.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,6 +45,11 @@ def read(path: str | Path) -> Any:
         with path.open("rb") as file:
             raw = _read_raw(file)
             if isinstance(raw, dict) and isinstance(raw.get("G_ema"), Module):
+                if unknown := raw.keys() - NVLABS_BESIDE - {"G_ema"}:
+                    names = ", ".join(sorted(map(repr, unknown)))
+                    raise NotACheckpointError(
+                        f"beside 'G_ema' it holds unknown {names}"
+                    )
                 raw = raw["G_ema"]
             return plain(raw)
     except UnsafePickleError as error:

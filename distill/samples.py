@@ -11,14 +11,13 @@ the person as the seed says, the others have a smile and a pose of their own.
 import argparse
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 from tqdm import tqdm
 
 from distill import BUNDLE, WORK, faces
 from guide_jax.checkpoint import load_network
 from guide_jax.data import to_uint8
+from guide_jax.networks import jitted
 
 STRENGTH = 2.5  # largest step along a direction
 
@@ -32,8 +31,7 @@ def main():
     parser.add_argument("--edits", type=int, default=1)
     args = parser.parse_args()
     generator = load_network(args.generator)
-    graph, state = nnx.split(generator.synthesis)
-    synthesise = jax.jit(lambda state, w: nnx.merge(graph, state)(w)[0])
+    synthesise = jitted(generator.synthesis, lambda synthesis, w: synthesis(w)[0])
     z = faces.z_of(np.arange(args.count))
     w = np.asarray(generator.mapping(z, psi=faces.PSI)[:, 0])  # [P, D]
     directions = np.concatenate(
@@ -50,7 +48,7 @@ def main():
     images = []
     for part in tqdm(np.array_split(rows, len(rows) // 20), unit="batch"):
         styles = np.repeat(part[:, None], generator.num_ws, axis=1)
-        images.append(to_uint8(np.asarray(synthesise(state, styles))))
+        images.append(to_uint8(np.asarray(synthesise(styles))))
     images = np.concatenate(images).reshape(*codes.shape[:2], *images[0].shape[1:])
     np.savez(WORK / "samples.npz", codes=codes, images=images)
 

@@ -24,13 +24,14 @@ from flax import nnx
 from PIL import Image
 
 from distill import BUNDLE, WORK, faces
-from distill.generator import image_loss, save_grid
+from distill.images import image_loss, likeness, save_grid
 from distill.teachers import Teachers, unit
 from distill.training import fit
 from guide_jax.checkpoint import fill, flat_leaves, load_network, save_network
 from guide_jax.data import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
+from guide_jax.networks import jitted
 
 WIDTHS = {4: 512, 8: 176, 16: 192, 32: 96, 64: 32}  # channels by resolution
 HELD_OUT = 1_000_000 + np.arange(200)  # seeds of the people measured
@@ -61,7 +62,7 @@ def fresh(teacher: MobileStyleGAN, resolution: int) -> StyleGAN2:
         for name in ("affine.weight", "affine.bias", "weight", "bias")
     }
     style = old["mapping.w_avg"] @ stem["affine.weight"] + stem["affine.bias"]
-    energy = (style**2) @ (stem["weight"] ** 2).sum((0, 1))
+    energy = style**2 @ (stem["weight"] ** 2).sum((0, 1))
     stem["bias"] = stem["bias"] / (teacher.synthesis.b4.scale * jnp.sqrt(energy))
     stem["affine.weight"] = stem["affine.weight"] * teacher.w_dim**0.5
     new |= {f"synthesis.b4.conv1.{name}": leaf for name, leaf in stem.items()}
@@ -82,8 +83,7 @@ def synthesise(network: nnx.Module, w: jax.Array) -> tuple[jax.Array, dict]:
 
 def average(images: jax.Array, size: int) -> jax.Array:
     """Averages images `[N, H, W, 3]` down to `size` px."""
-    n, height = images.shape[:2]
-    k = height // size
+    n, k = len(images), images.shape[1] // size
     return images.reshape(n, size, k, size, k, 3).mean((2, 4))
 
 
@@ -98,14 +98,14 @@ def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
     """
     sizes = student.synthesis.resolutions
 
-    @nnx.jit
     def make(teacher, z):
         image, activations = synthesise(teacher, codes(teacher, z, sum(PSI) / 2))
         return {s: (average(image, s), activations[f"b{s}.x"]) for s in sizes}
 
+    make = jitted(teacher, make)
     moments = dict.fromkeys(sizes, 0.0)
     for z in np.split(faces.z_of(np.arange(STUDIED)), STUDIED // 16):
-        for size, (image, x) in make(teacher, z).items():
+        for size, (image, x) in make(z).items():
             rows = np.concatenate([x, np.ones_like(x[..., :1]), image], axis=-1)
             rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
             moments[size] = moments[size] + rows.T @ rows / (len(rows) * STUDIED // 16)
@@ -152,12 +152,12 @@ def targets(
 def stage_loss(graphs: dict, resolution: int, whole: bool):
     """Returns the objective of one stage, in the form that `fit` wants."""
 
-    def loss(trainable, statistics, frozen, batch):
+    def loss(trainable, views, frozen, batch):
         teacher = nnx.merge(graphs["teacher"], frozen["teacher"])
         student = nnx.merge(graphs["student"], trainable["student"], frozen["student"])
         lpips = nnx.merge(graphs["lpips"], frozen["lpips"])
         w = codes(teacher, batch["z"], batch["psi"])
-        aim, components = targets(teacher, frozen["views"], w, resolution, whole)
+        aim, components = targets(teacher, views, w, resolution, whole)
         _, activations = synthesise(student, w)
         terms = {}
         for size, component in components.items():
@@ -174,7 +174,7 @@ def stage_loss(graphs: dict, resolution: int, whole: bool):
         judge = lpips if whole else lambda a, b: jnp.zeros(())
         made = activations[f"b{resolution}.img"]
         image_total, image_terms = image_loss(made, aim, judge)
-        return total + 2 * image_total, (statistics, terms | image_terms)
+        return total + 2 * image_total, (views, terms | image_terms)
 
     return loss
 
@@ -187,7 +187,7 @@ def train(
     def is_trained(path, leaf):
         return path[0] == "synthesis" and isinstance(leaf, nnx.Param)
 
-    graphs, frozen = {}, {"views": study(teacher, student)}
+    graphs, frozen = {}, {}
     graphs["teacher"], frozen["teacher"] = nnx.split(teacher)
     lpips = load_network(BUNDLE / "lpips_alex.npz")
     graphs["lpips"], frozen["lpips"] = nnx.split(lpips)
@@ -198,6 +198,9 @@ def train(
         for size, n in WIDTHS.items()
     }
     trainable = {"student": made, "readers": readers}
+    # They go into the checkpoint: main directions have signs by chance, and a resumed
+    # run must keep those that its readers learned.
+    views = study(teacher, student)
     for resolution, (batch, share, learning_rate) in STAGES.items():
         if resolution > student.resolution:
             break
@@ -207,10 +210,10 @@ def train(
             z = rng.standard_normal((batch, teacher.z_dim), np.float32)
             return {"z": z, "psi": rng.uniform(*PSI, (batch, 1)).astype("f4")}
 
-        trainable, _ = fit(
+        trainable, views = fit(
             stage_loss(graphs, resolution, resolution == student.resolution),
             trainable,
-            {},
+            views,
             frozen,
             batch_at,
             steps=round(share * steps),
@@ -223,25 +226,16 @@ def train(
 def render(teacher: MobileStyleGAN, student: StyleGAN2) -> tuple[np.ndarray, ...]:
     """Returns the teacher's (averaged) and the student's images of held-out people."""
 
-    @nnx.jit
-    def make(teacher, student, z):
+    def make(networks, z):
+        teacher, student = networks
         w = codes(teacher, z, faces.PSI)
         aims = average(synthesise(teacher, w)[0], student.resolution)
         made, _ = synthesise(student, w)
         return jnp.clip(aims, -1, 1), jnp.clip(made, -1, 1)
 
-    parts = [make(teacher, student, z) for z in np.split(faces.z_of(HELD_OUT), 20)]
+    make = jitted((teacher, student), make)
+    parts = [make(z) for z in np.split(faces.z_of(HELD_OUT), 20)]
     return tuple(np.concatenate(images) for images in zip(*parts, strict=True))
-
-
-def measure(lpips: nnx.Module, aims: np.ndarray, made: np.ndarray) -> dict[str, float]:
-    """Returns PSNR (dB) and LPIPS of images in [-1, 1]."""
-    mse = ((made - aims) ** 2).mean((1, 2, 3))
-    perceptual = nnx.jit(lambda lpips, a, b: lpips(a, b))(lpips, made, aims)
-    return {
-        "psnr_db": float((10 * np.log10(4 / mse)).mean()),
-        "lpips": float(perceptual.mean()),
-    }
 
 
 def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
@@ -249,20 +243,18 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
 
     def embed(images):
         small = map(Image.fromarray, to_uint8(images))
-        large = (np.asarray(x.resize((256, 256), Image.BICUBIC)) for x in small)
+        large = (np.asarray(image.resize((256, 256))) for image in small)  # bicubic
         return unit(np.stack([teachers.facenet(image) for image in large]))
 
     theirs, mine = embed(aims), embed(made)
-    same = np.sum(theirs * mine, axis=1)
-    apart = ~np.eye(len(theirs), dtype=bool)
-    # How often a student's face is nearer to its own original than to anyone else's.
-    found = np.mean((mine @ theirs.T).argmax(1) == np.arange(len(theirs)))
+    similar, apart = mine @ theirs.T, ~np.eye(len(theirs), dtype=bool)
+    same = np.diag(similar)
     return {
         "same": float(same.mean()),
         "same_above_0.5": float((same > 0.5).mean()),
-        "student_to_others": float((mine @ theirs.T)[apart].mean()),
+        "student_to_others": float(similar[apart].mean()),
         "different_teachers": float((theirs @ theirs.T)[apart].mean()),
-        "nearest_is_self": float(found),
+        "nearest_is_self": float((similar.max(axis=1) == same).mean()),
     }
 
 
@@ -284,7 +276,7 @@ def main():
     student = fresh(teacher, args.resolution)
     student = train(teacher, student, args.steps, folder)
     aims, made = render(teacher, student)
-    quality = measure(load_network(BUNDLE / "lpips_alex.npz"), aims, made)
+    quality = likeness(load_network(BUNDLE / "lpips_alex.npz"), aims, made)
     if args.facenet and args.dlib:
         teachers = Teachers(args.dlib, args.facenet)
         quality["identity"] = identity(teachers, aims, made)

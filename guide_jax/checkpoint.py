@@ -82,16 +82,18 @@ def save_network(
 
     Raises:
         ValueError: the network's class is unknown, its `config` would not come back
-            from JSON as it is, a leaf does not fit into `dtype`, or something else
-            than a network is at `path`.
+            from JSON as it is, a leaf is not finite or does not fit into `dtype`, or
+            something else than a network is at `path`.
     """
     path = Path(path).absolute()
     header = _header(network, about or {})
     leaves = {}
     for name, leaf in flat_leaves(network).items():
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{name} is not finite; nothing was saved")
         with np.errstate(over="ignore"):
             leaves[name] = np.asarray(leaf).astype(dtype)
-        if not np.array_equal(np.isfinite(leaf), np.isfinite(leaves[name])):
+        if not np.isfinite(leaves[name]).all():
             raise ValueError(f"{name} does not fit into {np.dtype(dtype).name}")
     if path.exists():
         _read_header(path)  # raises unless it is a network

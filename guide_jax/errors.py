@@ -1,4 +1,4 @@
-"""What a person did wrong, in one line."""
+"""What can go wrong in a way that a person should read in one line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     `main.py` prints it without a traceback and ends with exit code 2.
     """
+
+
+class UnlearningError(RuntimeError):
+    """A run that cannot go on; `main.py` prints it and ends with exit code 1."""

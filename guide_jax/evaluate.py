@@ -25,8 +25,24 @@ class Looks(NamedTuple):
     embeddings: np.ndarray
 
 
+class Others(NamedTuple):
+    """Other people, by the original generator and by the one that forgot.
+
+    Attributes:
+        before: unit-norm identity embeddings `[N, E]`.
+        after: the same latents' `[N, E]`.
+        lpips: of each pair of pictures `[N]`.
+        shown: the first pictures before and after, each `[n, H, W, 3]`.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    lpips: np.ndarray
+    shown: tuple[np.ndarray, np.ndarray]
+
+
 class Evaluator:
-    """Compares generators, by networks that took no part in the training.
+    """Compares generators, by LPIPS and an identity encoder that was not in the loss.
 
     The passes are compiled once, for however many generators and people.
     """
@@ -80,20 +96,40 @@ class Evaluator:
         parts = [self._distance(self._lpips, x, y)[:n] for (x, n), (y, _) in pairs]
         return np.concatenate(parts)
 
-    def compare(self, before: Looks, after: Looks, person: tuple[Looks, Looks]) -> dict:
+    def others(
+        self, before: nnx.Module, after: nnx.Module, w: jax.Array, shown: int
+    ) -> Others:
+        """Looks at people through two generators, a batch at a time.
+
+        Args:
+            before: the original generator.
+            after: the one that forgot.
+            w: codes `[N, L, D]`.
+            shown: how many of their pictures to keep.
+        """
+        parts = []
+        for start in range(0, len(w), BATCH):
+            part = w[start : start + BATCH]
+            a, b = self.look(before, part), self.look(after, part)
+            keep = max(0, shown - start)
+            pictures = a.images[:keep], b.images[:keep]
+            lpips = self.lpips(a.images, b.images)
+            parts.append((a.embeddings, b.embeddings, lpips, *pictures))
+        *numbers, shown_a, shown_b = map(np.concatenate, zip(*parts, strict=True))
+        return Others(*numbers, (shown_a, shown_b))
+
+    def compare(self, others: Others, person: tuple[Looks, Looks]) -> dict:
         """Measures one unlearning.
 
         Args:
-            before: other people, by the original generator.
-            after: the same latents, by the one that forgot.
+            others: other people, by the original generator and by the one that forgot.
             person: the forgotten person, before and after.
 
         Returns:
             The measures by name; `MEASURES` says what each means.
         """
-        own = np.sum(before.embeddings * after.embeddings, axis=1)
-        lpips = self.lpips(before.images, after.images)
-        pairs = before.embeddings @ before.embeddings.T
+        own = np.sum(others.before * others.after, axis=1)
+        pairs = others.before @ others.before.T
         strangers = pairs[np.triu_indices(len(pairs), 1)]
         id_person = np.sum(person[0].embeddings * person[1].embeddings)
         return {
@@ -102,8 +138,19 @@ class Evaluator:
             "lpips_person": float(self.lpips(person[0].images, person[1].images)[0]),
             "id_others": float(own.mean()),
             "id_others_worst": float(own.min()),
-            "lpips_others": float(lpips.mean()),
+            "lpips_others": float(others.lpips.mean()),
             "others": len(own),
+        }
+
+    def likeness(self, photo: np.ndarray, reconstruction: Looks) -> dict[str, float]:
+        """Says how like the photo `[1, H, W, 3]` its reconstruction is.
+
+        A bad inversion makes the generator forget somebody else.
+        """
+        embedding = self.embed(photo)
+        return {
+            "id": float(np.sum(embedding * reconstruction.embeddings)),
+            "lpips": float(self.lpips(photo, reconstruction.images)[0]),
         }
 
 

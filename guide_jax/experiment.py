@@ -1,7 +1,9 @@
 """One run from its config: networks, person, target, unlearning, measures, pictures."""
 
 import json
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,20 +13,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from guide_jax import data, inversion, report, target, unlearn
-from guide_jax.checkpoint import load_network, read_about, save_network
+from guide_jax.checkpoint import read_about, save_network
 from guide_jax.errors import InputError
-from guide_jax.evaluate import Evaluator, Looks
+from guide_jax.evaluate import Evaluator
 from guide_jax.losses import Judges, LossWeights, PairWeights
+from guide_jax.networks import load_networks
 
-KINDS = {
-    "generator": ("stylegan2", "mobilestylegan"),
-    "encoder": ("w_encoder",),
-    "lpips": ("lpips",),
-    "identity": ("ir",),
-    "judge": ("ir",),
-}
-BUNDLE = Path(__file__).parent / "demo_weights"
-BUNDLED = "demo:"  # a path that starts so is in the bundle
+METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 
 
 class Person(NamedTuple):
@@ -58,6 +53,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         InputError: a network, a photo or a setting is wrong or missing.
         UnlearningError: the loss is not finite.
     """
+    with jax.default_matmul_precision(config.precision):
+        return _run(config, workdir)
+
+
+def _run(config: ConfigDict, workdir: Path) -> dict:
     started = time.monotonic()
     check(config)
     networks = load_networks(config)
@@ -79,6 +79,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         f" results go to {workdir}"
     )
     forgetful, train_s = train(config, networks, person.w, w_target, workdir)
+    for name in (RESULTS, PICTURE):  # an earlier run's don't belong to what follows
+        (workdir / name).unlink(missing_ok=True)
     save_network(workdir / "generator", forgetful, about={"config": config.to_dict()})
 
     results = evaluate(config, networks, forgetful, person, w_target, workdir)
@@ -87,9 +89,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         "total": round(time.monotonic() - started, 1),
     }
     results["config"] = config.to_dict()
-    _write_json(workdir / "results.json", results)
+    part = workdir / f"{RESULTS}.part"
+    part.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    part.replace(workdir / RESULTS)
     print(report.table(results))
-    print(f"{workdir / 'before_after.png'} shows it; all results are in {workdir}")
+    print(f"{workdir / PICTURE} shows it; all results are in {workdir}")
     return results
 
 
@@ -100,21 +104,15 @@ def check(config: ConfigDict) -> None:
             f"config.target.name is {config.target.name!r}; known are"
             f" {', '.join(sorted(target.TARGETS))}"
         )
-    counts = {
-        "steps": config.steps,
-        "source.seed": config.source.seed,
-        "loss.adjacency.count": config.loss.adjacency.count,
-        "loss.global_.count": config.loss.global_.count,
-        "evaluate.shown": config.evaluate.shown,
-    }
-    for name, value in counts.items():
-        if value < 0:
+    for name, value in _numbers(config):
+        if not math.isfinite(value):
+            raise InputError(f"config.{name} is {value}; it must be a finite number")
+        if value < 0 and not name.endswith("weight"):
             raise InputError(f"config.{name} is {value}; it must not be negative")
-    if not config.optimizer.learning_rate > 0:
-        raise InputError(
-            f"config.optimizer.learning_rate is {config.optimizer.learning_rate};"
-            " it must be above 0"
-        )
+        if name.endswith("seed") and value >= 2**63:
+            raise InputError(f"config.{name} is {value}; it must be below 2**63")
+    if config.optimizer.learning_rate == 0:
+        raise InputError("config.optimizer.learning_rate is 0; it must be above 0")
     if config.evaluate.others < 2 or config.evaluate.shown > config.evaluate.others:
         raise InputError(
             f"config.evaluate.others is {config.evaluate.others}; at least 2, and as"
@@ -122,72 +120,29 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields (dotted name, value) of every number in a config."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            yield prefix + name, value
+
+
 def prepare(workdir: Path) -> None:
     """Makes the folder for the results.
 
     Raises:
-        InputError: it can't be made, or the generator would have no place in it.
+        InputError: it can't be made or written to, or the generator would have no
+            place in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / METRICS).open("a").close()
         if (workdir / "generator").exists():
             read_about(workdir / "generator")  # an earlier run's, to be replaced
     except (OSError, ValueError) as error:
         raise InputError(f"no results can go to {workdir} ({error})") from error
-
-
-def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
-    """Loads the networks that a run needs; the encoder only where there is a photo.
-
-    Raises:
-        InputError: some are missing (all are named) or can't be read.
-    """
-    roles = [r for r in config.networks if r != "encoder" or config.source.image]
-    paths = {role: locate(config.networks[role].path) for role in roles}
-    missing = [role for role, path in paths.items() if not path.exists()]
-    if missing:
-        raise InputError(_missing(config, missing))
-    try:
-        networks = {role: load_network(path) for role, path in paths.items()}
-    except ValueError as error:
-        raise InputError(f"{error}; convert it again with python -m convert") from error
-    for role, network in networks.items():
-        if network.kind not in KINDS[role]:
-            raise InputError(
-                f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
-                f" has to be one of: {', '.join(KINDS[role])}"
-            )
-    return networks
-
-
-def locate(path: str) -> Path:
-    """Returns where a network is; "demo:NAME" is in the bundle."""
-    if path.startswith(BUNDLED):
-        return BUNDLE / path.removeprefix(BUNDLED)
-    return Path(path)
-
-
-def _missing(config: ConfigDict, roles: list[str]) -> str:
-    """Says which networks are missing; how to get them, where the config knows."""
-    places = [(role, config.networks[role]) for role in roles]
-    if not any(network.published for _, network in places):
-        return "; ".join(
-            f"{network.path!r}: no such network; check --config.networks.{role}.path"
-            for role, network in places
-        )
-    lines = [f"{len(roles)} converted networks of config {config.name!r} are missing:"]
-    files = []
-    for role, network in places:
-        published = network.published or "no published file is named in the config"
-        lines.append(f"  {role}: {network.path} (from {published})")
-        files += [word[:-1] for word in published.split() if word.endswith(FILE_MARKS)]
-    lines.append(
-        f"Download them, then run: python -m convert {' '.join(files)} --out weights"
-    )
-    return "\n".join(lines)
-
-
-FILE_MARKS = (".pkl:", ".pt:", ".pth:")
 
 
 def find_person(
@@ -214,7 +169,8 @@ def train(
     """Runs the unlearning; returns the generator that forgot and the seconds spent."""
     loss = config.loss
     started = time.monotonic()
-    with (workdir / "metrics.jsonl").open("w") as log:
+    part = workdir / f"{METRICS}.part"
+    with part.open("w") as log:
 
         def on_step(step: int, terms: dict[str, float]) -> None:
             seconds = round(time.monotonic() - started, 2)
@@ -242,6 +198,7 @@ def train(
             key=jax.random.key(config.seed),
             on_step=on_step,
         )
+    part.replace(workdir / METRICS)
     return forgetful, time.monotonic() - started
 
 
@@ -259,52 +216,28 @@ def evaluate(
 ) -> dict:
     """Measures one unlearning and draws `before_after.png`."""
     generator = networks["generator"]
-    judges = Judges(networks["lpips"], networks["judge"])
-    evaluator = Evaluator(generator, judges)
+    evaluator = Evaluator(generator, Judges(networks["lpips"], networks["judge"]))
     z = jax.random.normal(
         jax.random.key(config.evaluate.seed), (config.evaluate.others, generator.z_dim)
     )
     w_others = generator.mapping(z, psi=config.source.psi)
     print(f"measuring {len(w_others)} other people before and after")
-    before = evaluator.look(generator, w_others)
-    after = evaluator.look(forgetful, w_others)
+    others = evaluator.others(generator, forgetful, w_others, config.evaluate.shown)
     own = evaluator.look(generator, person.w), evaluator.look(forgetful, person.w)
-    results = evaluator.compare(before, after, own)
+    results = evaluator.compare(others, own)
+    row = {"before": own[0].images[0]}
     if person.photo is not None:
-        results["inversion"] = inversion.quality(evaluator, person.photo, own[0])
-    _draw(
-        config, evaluator, generator, person, w_target, (before, after, *own), workdir
-    )
-    return results
-
-
-def _draw(
-    config: ConfigDict,
-    evaluator: Evaluator,
-    generator: nnx.Module,
-    person: Person,
-    w_target: jax.Array,
-    looks: tuple[Looks, Looks, Looks, Looks],
-    workdir: Path,
-) -> None:
-    before, after, own_before, own_after = (look.images for look in looks)
-    row = {} if person.photo is None else {"photo": person.photo[0]}
+        results["inversion"] = evaluator.likeness(person.photo, own[0])
+        row = {"photo": person.photo[0], "reconstruction before": own[0].images[0]}
     row |= {
-        "before" if person.photo is None else "reconstruction before": own_before[0],
-        "after": own_after[0],
+        "after": own[1].images[0],
         "target": evaluator.look(generator, w_target).images[0],
     }
-    shown = config.evaluate.shown
     report.before_after(
-        workdir / "before_after.png",
+        workdir / PICTURE,
         row,
-        (before[:shown], after[:shown]),
+        others.shown,
         f"Forgetting {person.name}: {config.steps} steps,"
         f" target {config.target.name!r}",
     )
-
-
-def _write_json(path: Path, data: dict) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=2) + "\n")
-    part.replace(path)
+    return results

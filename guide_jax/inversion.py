@@ -5,11 +5,11 @@ import numpy as np
 from flax import nnx
 
 from guide_jax.errors import InputError
-from guide_jax.evaluate import Evaluator, Looks
+from guide_jax.networks import jitted
 
 
 def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax.Array:
-    """Returns the code `w_u [1, L, D]` of a photo `[1, H, W, 3]` in [-1, 1].
+    """Returns the codes `[N, L, D]` of photos `[N, H, W, 3]` in [-1, 1].
 
     Raises:
         InputError: the encoder belongs to another generator.
@@ -20,20 +20,5 @@ def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax
             f" generator takes [{generator.num_ws}, {generator.w_dim}];"
             " check config.networks.encoder"
         )
-    graph, state = nnx.split(encoder)
-    encode = jax.jit(lambda state, photo: nnx.merge(graph, state)(photo))
-    return generator.mapping.w_avg[...] + encode(state, photo)
-
-
-def quality(
-    evaluator: Evaluator, photo: np.ndarray, reconstruction: Looks
-) -> dict[str, float]:
-    """Says how like the photo `[1, H, W, 3]` its reconstruction is.
-
-    A bad inversion makes the generator forget somebody else.
-    """
-    embedding = evaluator.embed(photo)
-    return {
-        "id": float(np.sum(embedding * reconstruction.embeddings)),
-        "lpips": float(evaluator.lpips(photo, reconstruction.images)[0]),
-    }
+    encode = jitted(encoder, lambda encoder, photo: encoder(photo))
+    return generator.mapping.w_avg[...] + encode(photo)

@@ -52,7 +52,9 @@ def before_after(
             tile = tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
             sheet.paste(tile, (left, top + LINE))
         top += LINE + TILE + GAP
-    sheet.save(path)
+    part = path.with_suffix(".part")
+    sheet.save(part, "PNG")
+    part.replace(path)
 
 
 def _numbered(images: np.ndarray) -> dict[str, np.ndarray]:

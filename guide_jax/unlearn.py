@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
+from guide_jax.errors import UnlearningError
 from guide_jax.losses import (
     Judges,
     Latents,
@@ -27,10 +28,6 @@ from guide_jax.losses import (
 
 Tree = Any
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
-
-
-class UnlearningError(RuntimeError):
-    """A run that cannot go on; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +223,7 @@ def unlearn(
         A generator with a synthesis network of its own.
 
     Raises:
-        UnlearningError: a loss is not finite.
+        UnlearningError: a loss, or the image after the last step, is not finite.
     """
     trainer, student = make_trainer(generator, judges, weights, learning_rate)
     opt_state = trainer.tx.init(student)
@@ -251,11 +248,21 @@ def unlearn(
                     f"the loss is {summary['total']} at step {i}: nothing was kept;"
                     " a lower learning rate may help"
                 )
+            if i == 0:
+                bar.unpause()  # the compilation is no measure of what is to come
             bar.update()
             bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
             on_step(i, summary)
     forgetful = nnx.clone(generator)
-    forgetful.synthesis = nnx.merge(trainer.graph, student, trainer.rest)
+    # A copy, so that not even the stored noise is shared with the original.
+    forgetful.synthesis = nnx.merge(trainer.graph, student, trainer.rest, copy=True)
+    # A step's loss is measured before its update: this looks at the last one's.
+    image, _ = forgetful.synthesis(w_u)
+    if not np.isfinite(image).all():
+        raise UnlearningError(
+            "the last step left a generator whose images are not finite: nothing was"
+            " kept; a lower learning rate may help"
+        )
     return forgetful
 
 

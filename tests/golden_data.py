@@ -1,4 +1,4 @@
-"""Reads the golden parity fixtures; ../shared/golden/README.md gives their rule.
+"""Reads the golden parity fixtures; golden/README.md gives their rule.
 
 Weights and inputs are drawn again from their names and the JSON's seed; outputs of the
 published PyTorch code are stored. `GUIDE_GOLDEN` names another folder made by the rule.
@@ -46,7 +46,7 @@ class Golden:
         output = self.outputs[name]
         assert list(full.shape) == output["full_shape"], name
         # The fixture's own slicing, such as "x[:, ::4]", over the full array.
-        part = eval(output["stored"], {"x": np.asarray(full)})
+        part = eval(output["stored"], {"__builtins__": {}, "x": np.asarray(full)})
         np.testing.assert_allclose(
             part, self.stored[name], atol=atol, rtol=rtol, err_msg=name
         )

@@ -3,18 +3,19 @@
 import functools
 import json
 
+import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden_data import nchw, nhwc
 
 from convert import arcface as families
 from convert.rules import ConversionError, convert
 from guide_jax.checkpoint import fill, leaf_shapes
-from guide_jax.models.arcface import IRNet, crop_matrix, embed, identity_crop
-from tests import golden_data
-from tests.golden_data import nchw, nhwc
+from guide_jax.models.arcface import IRNet, embed
+from guide_jax.models.crop import crop_matrix, identity_crop
 
 NARROW = {
     "units": (1, 2, 1),

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,16 @@ import pytest
 from flax import nnx
 
 from convert import __main__ as cli
+from convert import arcface
 from convert.families import FAMILIES
-from convert.rules import ConversionError, Family, Rule, apply_rules, convert
+from convert.rules import (
+    LAYOUTS,
+    ConversionError,
+    Family,
+    Rule,
+    apply_rules,
+    convert,
+)
 from guide_jax import models
 from guide_jax.checkpoint import flat_leaves, load_network, read_about
 
@@ -102,6 +111,52 @@ def test_wrong_number_of_axes_is_misshapen(state):
     shapes = {"conv.kernel": (1, 3, 2, 3)}
     with pytest.raises(ConversionError, match=r"'conv.weight' has shape \[6\]"):
         apply_rules({"conv.weight": np.ones(6)}, DENSE, shapes)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (3, 2, 1)])
+@pytest.mark.parametrize(
+    "layout", [*LAYOUTS, lambda x: x[:, :, 0, 0].T, lambda x: x * x.shape[1]]
+)
+def test_every_layout_names_a_misshapen_tensor(layout, shape):
+    family = dataclasses.replace(DENSE, rules=[Rule("a", "b", layout)])
+    with pytest.raises(ConversionError) as caught:
+        apply_rules({"a": np.ones(shape)}, family, {"b": (7, 5)})
+    fault = f"test network: 'a' has shape {list(shape)}, b needs [7, 5]"
+    assert str(caught.value) == fault  # once, and not as "nothing fills b" too
+
+
+def test_misshapen_tensors_are_not_copied():
+    huge = np.broadcast_to(np.float64(1), (2**30, 2**20))
+    family = dataclasses.replace(DENSE, rules=[Rule("a", "b")])
+    with pytest.raises(ConversionError, match=r"b needs \[2\]"):
+        apply_rules({"a": huge}, family, {"b": (2,)})
+
+
+@pytest.mark.parametrize("value", [np.array(["x", "y"]), np.ones(2, complex)])
+def test_what_holds_no_real_numbers_is_named(value):
+    family = dataclasses.replace(DENSE, rules=[Rule("a", "b")])
+    with pytest.raises(ConversionError, match=r"'a' holds .*, no real numbers"):
+        apply_rules({"a": value}, family, {"b": (2,)})
+
+
+IR_STATE = {
+    "input_layer.0.weight": np.zeros((4, 3, 3, 3)),
+    "body.0.res_layer.1.weight": np.zeros((4, 4, 3, 3)),
+    "output_layer.0.weight": np.zeros(4),
+    "output_layer.3.weight": np.zeros((8, 4)),
+}
+
+
+@pytest.mark.parametrize("family", [arcface.IR, arcface.IR_SE])
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [(key, ()) for key in IR_STATE]
+    + [(key, (0, 0)) for key in IR_STATE]
+    + [("output_layer.3.weight", (8,)), ("output_layer.3.weight", (8, 4, 1))],
+)
+def test_misshapen_tensors_of_identity_encoders_are_named(family, key, shape):
+    with pytest.raises(ConversionError, match=f"'{key}' has shape"):
+        convert(IR_STATE | {key: np.zeros(shape)}, family)
 
 
 # The command line ---------------------------------------------------------------------
@@ -238,6 +293,27 @@ def test_other_contents_are_one_line(tmp_path, capsys, monkeypatch, contents):
     assert cli.main(["x.pt", "--out", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: x.pt: ")
+
+
+TRAINING = {"opts": {"lr": 0.1}, "optimizer": {}, "global_step": 7}
+
+
+def test_state_dict_is_taken_out_of_a_training_checkpoint():
+    state = {"a": np.ones(2)}
+    assert cli.state_dict({"state_dict": state}) == state
+    assert cli.state_dict({"state_dict": state} | TRAINING) == state
+    mean = np.ones(3)
+    got = cli.state_dict({"state_dict": state, "latent_avg": mean} | TRAINING)
+    assert got == state | {"latent_avg": mean}
+
+
+def test_unknown_parts_beside_state_dict_are_named(tmp_path, capsys, monkeypatch):
+    state = dict(cli.read(DATA / "nvlabs.pkl"))
+    give(monkeypatch, {"x.pt": {"state_dict": state, "ema": {}, 3: 1} | TRAINING})
+    assert cli.main(["x.pt", "--out", str(tmp_path / "w")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: x.pt: beside 'state_dict' it holds unknown 'ema', 3"
+    assert not (tmp_path / "w").exists()
 
 
 def test_as_a_program(tmp_path):

@@ -37,11 +37,11 @@ class Graph:
         if attributes or kind != "Result":
             ET.SubElement(layer, "data", attributes)
 
-    def const(self, name, *shape, dtype="f32"):
-        """Adds a constant of random numbers; the blob has gaps, as the real one."""
-        array = np.asarray(self.rng.standard_normal(shape)).astype(
-            {"f32": np.float32, "i64": np.int64}[dtype]
-        )
+    def const(self, name, *shape, dtype="f32", value=None):
+        """Adds a constant, by default of random numbers; the blob has gaps."""
+        drawn = self.rng.standard_normal(shape)
+        array = np.asarray(drawn if value is None else np.broadcast_to(value, shape))
+        array = array.astype({"f32": np.float32, "i64": np.int64}[dtype])
         self.blob += b"\x7f" * (len(self.blob) % 8)
         self.layer(name, "Const", element_type=dtype, shape=", ".join(map(str, shape)),
                    offset=len(self.blob), size=array.nbytes)  # fmt: skip
@@ -56,14 +56,18 @@ class Graph:
 
 def mapping_graph():
     graph = Graph("MappingNetwork", 0)
-    graph.const("Constant_5", 1, 1)
+    graph.const("Constant_5", 1, 1, value=1)
+    graph.const("171", 1, 1, value=2)
     graph.const("ReduceMean_1/axis", 1, dtype="i64")
+    graph.const("Constant_2", 1, 1, value=1e-8)
+    graph.const("126", 1, 1, value=0.5)
+    graph.const("Div_6/reciprocal__input_port_1/value1708", 1, 1, value=-1)
     for i in range(3):
         graph.const(f"{173 + 4 * i}", D, D)
         graph.const(f"{174 + 4 * i}", D)
         graph.layer(f"MatMul_{8 + 11 * i}", "MatMul", transpose_b="true")
-        graph.const(f"LeakyRelu_{16 + 11 * i}/weights30", 1)
-        graph.const(f"Constant_{17 + 11 * i}", 1, 1)
+        graph.const(f"LeakyRelu_{16 + 11 * i}/weights30", 1, value=0.2)
+        graph.const(f"Constant_{17 + 11 * i}", 1, 1, value=2**0.5)
     graph.layer("style/sink_port_0", "Result")
     return graph
 
@@ -71,18 +75,25 @@ def mapping_graph():
 def modulation(graph, layer, channels):
     graph.const(f"{layer}.modulation.weight", channels, D)
     graph.const(f"{layer}.modulation.bias", 1, channels)
+    if not layer.endswith(".up"):
+        taps = 1 if "to_img" in layer else 9
+        graph.const(f"Constant_{layer}", 1, 1, 1, 1, value=(taps * channels) ** -0.5)
 
 
 def conv(graph, layer, number, shape, size):
     graph.const(f"Mul_{number}_copy", *shape)
     graph.const(f"{number + 1000}", 1, 1, size, size)
     graph.const(f"{layer}.bias", 1, shape[0], 1, 1)
-    graph.const(f"LeakyRelu_{number}/weights28", 1)
+    graph.const(f"LeakyRelu_{number}/weights28", 1, value=0.2)
 
 
 def haar(graph, number, channels):
-    graph.const(f"{number + 2000}", channels, 1, 1, 2, 1)
-    graph.const(f"{number + 2001}", channels, 1, 1, 1, 2)
+    sums, differences = np.array([0.5, 0.5]) ** 0.5, np.array([1, -1]) * 0.5**0.5
+    for i, columns in enumerate((sums, differences)):
+        name, rows = number + 2000 + 10 * i, (channels, 1, 1, 2, 1)
+        graph.const(f"{name}", *rows, value=sums[:, None])
+        graph.const(f"{name + 1}", *rows, value=differences[:, None])
+        graph.const(f"{name + 2}", channels, 1, 1, 1, 2, value=columns)
 
 
 def synthesis_graph():
@@ -90,7 +101,6 @@ def synthesis_graph():
     graph = Graph("SynthesisNetwork", 1)
     last = len(CHANNELS) - 2
     modulation(graph, f"m.layers.{last}.to_img.conv", CHANNELS[-1])
-    graph.const("Constant_750", 1, 1, 1, 1)
     for i in reversed(range(last + 1)):
         modulation(graph, f"m.layers.{i}.conv2.conv", CHANNELS[i + 1])
         modulation(graph, f"m.layers.{i}.conv1.conv", CHANNELS[i] // 4)
@@ -250,6 +260,128 @@ def test_cut_short_files_are_one_line(ir, tmp_path, capsys, part):
 def test_leftover_constant_is_named(ir):
     state = read(ir[0]) | {"synthesis.m.surplus": np.ones(3)}
     with pytest.raises(ConversionError, match=r"unknown tensor 'synthesis.m.surplus'"):
+        convert(state, MOBILESTYLEGAN)
+
+
+def constants(graph):
+    """Returns a graph's (name, array) in order, integers left out."""
+    return [(k, x) for k, x in graph.arrays.items() if x.dtype == np.float32]
+
+
+def changed(graph, name, array):
+    """Returns the constants with one changed; None takes it out."""
+    pairs = [(k, array if k == name else x) for k, x in constants(graph)]
+    assert name in dict(pairs)
+    return [(k, x) for k, x in pairs if x is not None]
+
+
+def numbers(*values):
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("Constant_2", numbers(1e-5)),
+        ("171", numbers(3)),
+        ("LeakyRelu_27/weights30", numbers(0.01)),
+        ("Constant_28", numbers(1)),
+        ("Constant_28", numbers(2**0.5, 2**0.5)),
+        ("177", np.ones((D, D - 1), np.float32)),
+        ("177", np.ones(D, np.float32)),
+        ("178", np.ones(D + 1, np.float32)),
+    ],
+)
+def test_other_numbers_in_the_mapping_graph_are_named(name, array):
+    with pytest.raises(ConversionError, match=f"constant '{name}' "):
+        mobilestylegan._mapping(changed(mapping_graph(), name, array))
+
+
+def test_constants_too_many_or_too_few_in_the_mapping_graph():
+    pairs = constants(mapping_graph())
+    for wrong in (pairs[:-1], [*pairs, ("Constant_99", numbers(1))], pairs[:3]):
+        with pytest.raises(ConversionError, match="not the constants of a mapping"):
+            mobilestylegan._mapping(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("LeakyRelu_130/weights28", numbers(0.1)),
+        ("LeakyRelu_130/weights28", numbers(0.2, 0.2)),
+        ("Constant_m.conv1.conv", numbers(0.1)),
+        ("Constant_m.layers.1.to_img.conv", numbers((9 * CHANNELS[-1]) ** -0.5)),
+        ("2000", np.full((2, 1, 1, 2, 1), 0.5, np.float32)),
+        ("2002", np.full((2, 1, 1, 2, 1), 0.5**0.5, np.float32)),
+        ("2011", np.full((2, 1, 1, 2, 1), 0.5**0.5, np.float32)),
+    ],
+)
+def test_other_numbers_in_the_synthesis_graph_are_named(name, array):
+    with pytest.raises(ConversionError, match=f"constant '{name}' .* is not the "):
+        mobilestylegan._synthesis(changed(synthesis_graph(), name, array))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("LeakyRelu_130/weights28", r"'m\.layers\.0\.conv2\..*' .* is not the leaky"),
+        ("Constant_m.conv1.conv", r"'m\.input\.input' .* is not the scale of m\.conv1"),
+        ("2710", "'2711' .* is not the Haar filter"),
+        ("2712", "17 Haar filters, not 18"),
+    ],
+)
+def test_missing_numbers_in_the_synthesis_graph(name, message):
+    with pytest.raises(ConversionError, match=message):
+        mobilestylegan._synthesis(changed(synthesis_graph(), name, None))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("Constant_9", (1,), r"unknown constant 'Constant_9' \[1\]"),
+        ("LeakyRelu_9/weights9", (1,), "unknown constant 'LeakyRelu_9/weights9'"),
+        ("9", (1, 4), r"unknown constant '9' \[1, 4\]"),
+        ("Mul_9_copy", (1, 4), "cut short at Mul_9_copy"),
+    ],
+)
+def test_constants_that_nothing_is_known_of_are_named(name, shape, message):
+    pairs = [*constants(synthesis_graph()), (name, np.ones(shape, np.float32))]
+    with pytest.raises(ConversionError, match=message):
+        mobilestylegan._synthesis(pairs)
+
+
+def test_a_weight_is_not_taken_over_by_the_next():
+    pairs = constants(synthesis_graph())
+    at = [name for name, _ in pairs].index("Mul_39_copy")
+    with pytest.raises(ConversionError, match="unknown constant 'Mul_39_copy'"):
+        mobilestylegan._synthesis([*pairs[: at + 1], *pairs[at:]])
+
+
+@pytest.mark.parametrize("kind", ["f64", "bf16"])
+def test_constants_of_another_type_are_named(kind):
+    graph = mapping_graph()
+    graph.layer("odd", "Const", element_type=kind, shape="1", offset=0, size=8)
+    xml = ET.tostring(graph.net)
+    with pytest.raises(ConversionError, match=f"constant 'odd' is of unknown .*{kind}"):
+        mobilestylegan._constants(xml, graph.blob)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("synthesis.m.input.input", (8,)),
+        ("synthesis.m.layers.0.conv2.weight", ()),
+        ("synthesis.m.layers.0.conv1.weight", (8, 2)),
+        ("synthesis.m.layers.0.conv1.conv.weight_dw", (2, 9)),
+        ("synthesis.m.layers.1.to_img.conv.weight", (12,)),
+        ("mapping.0.weight", (D,)),
+        ("mapping.1.weight", (D,)),
+        ("mapping.w_avg", ()),
+    ],
+)
+def test_misshapen_tensors_are_named(ir, key, shape):
+    state = read(ir[0]) | {key: np.ones(shape, np.float32)}
+    with pytest.raises(ConversionError, match=f"'{key}' has shape"):
         convert(state, MOBILESTYLEGAN)
 
 

@@ -91,6 +91,17 @@ def test_both_families_fill_the_same_network(nvlabs, rosinality, rows):
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
+def test_unknown_parts_beside_g_ema_are_named(rosinality):
+    w_avg = np.ones(64, np.float32)
+    training = dict.fromkeys(("g", "d", "g_optim", "d_optim", "args", "ada_aug_p"))
+    whole = {"g_ema": rosinality, "latent_avg": w_avg} | training
+    np.testing.assert_array_equal(convert(whole, ROSINALITY).mapping.w_avg[...], 1)
+    with pytest.raises(
+        ConversionError, match=r"'g_ema' it holds unknown 'e', 'w_std'$"
+    ):
+        convert(whole | {"w_std": w_avg, "e": {}}, ROSINALITY)
+
+
 def test_bare_rosinality_dict_has_zero_w_avg(rosinality):
     generator = convert(rosinality, ROSINALITY)
     np.testing.assert_array_equal(generator.mapping.w_avg[...], 0)
@@ -103,6 +114,7 @@ def test_bare_rosinality_dict_has_zero_w_avg(rosinality):
         ("synthesis.b4.conv1.weight", None, r"synthesis\.b4\.conv1\.weight"),
         ("synthesis.b16.torgb.weight", (3, 64, 3, 3), r"synthesis\.b16\.torgb\.weight"),
         ("mapping.fc0.weight", (64,), r"mapping\.fc0\.weight"),
+        ("mapping.fc0.weight", (64, 0), r"'mapping\.fc0\.weight' .* an empty axis"),
         ("mapping.w_avg", (8, 64), r"mapping\.w_avg"),
         ("mapping.embed.weight", (64, 5), r"mapping\.embed\.weight"),
         ("synthesis.b8.skip.weight", (64, 64, 1, 1), r"synthesis\.b8\.skip\.weight"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import faces, generator
+from distill import faces, generator, images
 from distill.training import fit
 from guide_jax.models.mobilestylegan import haar_inverse
 
@@ -63,8 +63,8 @@ def test_an_image_loss_is_zero_only_for_equal_images():
     def lpips(x, y):
         return jnp.abs(x - y).mean((1, 2, 3))
 
-    assert generator.image_loss(a, a, lpips)[0] == 0
-    total, terms = generator.image_loss(a, a + 0.1, lpips)
+    assert images.image_loss(a, a, lpips)[0] == 0
+    total, terms = images.image_loss(a, a + 0.1, lpips)
     assert float(terms["l1"]) == pytest.approx(0.1, rel=1e-5)
     assert float(terms["edges"]) == pytest.approx(0, abs=1e-6)
     assert float(total) == pytest.approx(0.25, rel=1e-5)

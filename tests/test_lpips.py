@@ -2,18 +2,18 @@
 
 import functools
 
+import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden_data import nchw, nhwc
 
 from convert import lpips as families
 from convert.rules import ConversionError, convert
 from guide_jax.checkpoint import flat_leaves
 from guide_jax.models.lpips import LPIPS, NETS, max_pool, unit_length
-from tests import golden_data
-from tests.golden_data import nchw, nhwc
 
 TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 

@@ -16,6 +16,7 @@ import main
 from configs import demo, ffhq
 from guide_jax import unlearn
 from guide_jax.checkpoint import load_network, save_network
+from guide_jax.errors import UnlearningError
 
 ROOT = Path(main.__file__).parent
 WRITTEN = {"generator", "metrics.jsonl", "results.json", "before_after.png"}
@@ -240,29 +241,45 @@ def test_folder_that_cannot_take_results_is_found_before_the_training(
 
 def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
-        raise unlearn.UnlearningError("the loss is nan at step 0")
+        raise UnlearningError("the loss is nan at step 0")
 
     monkeypatch.setattr(unlearn, "unlearn", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
-    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"metrics.jsonl"}
+    files = {path.name for path in (tmp_path / "work").iterdir()}
+    assert files <= {"metrics.jsonl", "metrics.jsonl.part"}
+
+
+def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("metrics.jsonl", "results.json", "before_after.png"):
+        (work / name).write_text("earlier")
+
+    def fail(*args, on_step, **kwargs):
+        on_step(0, {"total": 1.0})
+        raise UnlearningError("the loss is nan at step 1")
+
+    monkeypatch.setattr(unlearn, "unlearn", fail)
+    mistake({}, code=1)
+    for name in ("metrics.jsonl", "results.json", "before_after.png"):
+        assert (work / name).read_text() == "earlier"
 
 
 def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
     config = ffhq.get_config()
-    lines = mistake({"source.image": "me.jpg"}, config)
-    assert "5 converted networks of config 'ffhq' are missing" in lines[0]
+    lines = mistake({}, config)
+    assert "4 converted networks of config 'ffhq' are missing" in lines[0]
+    networks = {k: v for k, v in config.networks.items() if k != "encoder"}
     for (role, network), line in zip(
-        sorted(config.networks.items()), sorted(lines[1:-1]), strict=True
+        sorted(networks.items()), sorted(lines[1:-1]), strict=True
     ):
-        assert line.startswith(f"  {role}: {network.path} (from ")
+        files = " and ".join(network.files)
+        assert line.startswith(f"  {role}: {network.path}, from {files} (")
         assert "https://" in line
-    files = (
-        "ffhq.pkl e4e_ffhq_encode.pt vgg16-397923af.pth vgg.pth model_ir_se50.pth"
-        " CurricularFace_Backbone.pth"
+    assert lines[-1].endswith(
+        "python -m convert ffhq.pkl model_ir_se50.pth CurricularFace_Backbone.pth"
+        " vgg16-397923af.pth vgg.pth --out weights"
     )
-    command = lines[-1].partition("python -m convert ")[2]
-    assert command.endswith(" --out weights")
-    assert set(command.split()[:-2]) == set(files.split())
 
 
 # The library --------------------------------------------------------------------------

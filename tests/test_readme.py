@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guide_jax import data, experiment
+from guide_jax import data
 from guide_jax.checkpoint import load_network
+from guide_jax.networks import BUNDLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,7 +29,7 @@ SHORT = ["--config.steps=2", "--config.evaluate.others=10"]
 def folder(tmp_path_factory):
     """Returns a folder with a photo of somebody, `face.jpg`."""
     folder = tmp_path_factory.mktemp("readme")
-    generator = load_network(experiment.BUNDLE / "generator.npz")
+    generator = load_network(BUNDLE / "generator.npz")
     w = generator.mapping(data.z_of_seed(5, generator.z_dim), psi=0.7)
     face = np.asarray(generator.synthesis(w)[0])[0]
     Image.fromarray(data.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")

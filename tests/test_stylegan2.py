@@ -311,6 +311,3 @@ def test_resampling_equals_the_dense_filter():
     np.testing.assert_allclose(
         ops.upsample(jnp.asarray(x)), 4 * dense(stuffed, (2, 1)), atol=1e-12
     )
-    np.testing.assert_allclose(
-        ops.downsample(x), dense(x, (1, 1))[:, ::2, ::2], atol=1e-12
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert import torch_file
 from convert.torch_file import LEGACY_START, read
 
 DATA = Path(__file__).parent / "data"
@@ -69,6 +70,15 @@ def test_embedded_source_of_nvlabs_pickle_is_there_and_not_run():
     assert "synthesis.b4.const" in read(DATA / "nvlabs.pkl")
 
 
+def test_unknown_parts_beside_g_ema_are_named(monkeypatch):
+    known = {"G", "D", "training_set_kwargs", "augment_pipe"}
+    assert known == torch_file.NVLABS_BESIDE  # the sample holds all of them
+    monkeypatch.setattr(torch_file, "NVLABS_BESIDE", known - {"D", "augment_pipe"})
+    message = r"nvlabs\.pkl: beside 'G_ema' it holds unknown 'D', 'augment_pipe'$"
+    with pytest.raises(ValueError, match=message):
+        read(DATA / "nvlabs.pkl")
+
+
 def test_pickles_without_g_ema_keep_their_structure(tmp_path):
     tree = {"VGG16_0": {"Conv_0": {"kernel": np.ones((3, 3), np.float32)}}}
     for protocol in range(2, 6):
@@ -113,10 +123,10 @@ def ints(*numbers):
     return b"(" + b"".join(b"J" + struct.pack("<i", n) for n in numbers) + b"t"
 
 
-def zip_with_tensor(path, numel, offset, shape, strides):
-    """Writes a zip file of one float32 tensor, made by hand, over 16 bytes."""
+def zip_with_tensor(path, numel, offset, shape, strides, kind=b"Float"):
+    """Writes a zip file of one tensor, made by hand, over 16 bytes."""
     body = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage"
-    body += b"ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+    body += b"ctorch\n" + kind + b"Storage\nX\x01\0\0\x000X\x03\0\0\0cpu"
     body += b"J" + struct.pack("<i", numel) + b"tQJ" + struct.pack("<i", offset)
     body += ints(*shape) + ints(*strides) + b"\x89}tR."
     with zipfile.ZipFile(path, "w") as archive:
@@ -145,6 +155,28 @@ def test_tensor_beyond_its_storage(tmp_path, tensor):
     zip_with_tensor(tmp_path / "x.pt", *tensor)
     with pytest.raises(ValueError, match=r"x.pt: cut short or damaged \(a tensor"):
         read(tmp_path / "x.pt")
+
+
+def test_repeated_elements_are_read_and_not_copied(tmp_path):
+    zip_with_tensor(tmp_path / "x.pt", 4, 1, (2**10, 2**10), (0, 0))
+    got = read(tmp_path / "x.pt")
+    assert got.shape == (2**10, 2**10)
+    assert got.strides == (0, 0)
+    np.testing.assert_array_equal(got, 1)
+    zip_with_tensor(tmp_path / "x.pt", 8, 1, (2**10, 2**10), (0, 0), b"BFloat16")
+    got = read(tmp_path / "x.pt")
+    assert (got.shape, got.strides, got.dtype) == ((2**10, 2**10), (0, 0), np.float32)
+
+
+@pytest.mark.parametrize("kind", [b"Float", b"BFloat16"])
+@pytest.mark.parametrize("shape", [(2**30, 2**20), (2**20 + 1,)])
+def test_small_file_of_a_huge_tensor(tmp_path, shape, kind):
+    zip_with_tensor(tmp_path / "x.pt", 4, 0, shape, (0,) * len(shape), kind)
+    elements, held = np.prod(shape), 4 if kind == b"Float" else 8
+    message = rf"x\.pt: .*a tensor of {elements} elements over a storage of {held}\)"
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["layers.pth", "layers_legacy.pth", "nvlabs.pkl"])

@@ -8,8 +8,9 @@ import tiny
 from flax import nnx
 
 from guide_jax import unlearn
+from guide_jax.errors import UnlearningError
 from guide_jax.losses import LossWeights
-from guide_jax.unlearn import Draws, UnlearningError
+from guide_jax.unlearn import Draws
 
 RNG = np.random.default_rng(7)
 W_U, W_TARGET = (
@@ -28,7 +29,8 @@ def _compile_once():
     make, made = unlearn.make_train_step, {}
 
     def once(trainer, draws, z_dim):
-        return made.setdefault(draws, make(trainer, draws, z_dim))
+        assert trainer.weights == LossWeights()
+        return made.setdefault((trainer.graph, draws), make(trainer, draws, z_dim))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unlearn, "make_train_step", once)
@@ -73,10 +75,13 @@ def test_the_original_stays_as_it_was(generator):
     after = tiny.flat(generator)
     for name, leaf in before.items():
         np.testing.assert_array_equal(after[name], leaf, err_msg=name)
-    forgetful.synthesis.b4.conv1.bias[...] = jnp.full(6, 9.0)
-    np.testing.assert_array_equal(
-        generator.synthesis.b4.conv1.bias[...], before["synthesis.b4.conv1.bias"]
-    )
+    for name in ("bias", "noise_const"):  # a parameter and a buffer
+        theirs = getattr(forgetful.synthesis.b4.conv1, name)
+        theirs[...] = jnp.full_like(theirs[...], 9.0)
+        np.testing.assert_array_equal(
+            getattr(generator.synthesis.b4.conv1, name)[...],
+            before[f"synthesis.b4.conv1.{name}"],
+        )
 
 
 def test_runs_are_the_same_by_their_key(generator):
@@ -128,6 +133,20 @@ def test_a_loss_of_nan_ends_the_run_with_one_line(generator):
     text = str(caught.value)
     assert text.startswith("the loss is nan at step 0")
     assert "\n" not in text
+
+
+def test_a_last_step_that_breaks_the_generator_is_an_error_too(generator, monkeypatch):
+    def ruin(trainer, draws, z_dim):
+        def step(student, opt_state, constants, w_u, w_target, key):
+            terms = dict.fromkeys(("total", "local", "adjacency", "global"), 1.0)
+            ruined = jax.tree.map(lambda x: x * 1e30, student)
+            return ruined, opt_state, terms | {"id": np.ones(3)}
+
+        return step
+
+    monkeypatch.setattr(unlearn, "make_train_step", ruin)
+    with pytest.raises(UnlearningError, match="images are not finite"):
+        run(generator, steps=1)
 
 
 @pytest.fixture

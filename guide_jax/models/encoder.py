@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from guide_jax.models.arcface import IRNet, pool_matrix
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.crop import pool_matrix
 
 
 class WEncoder(nnx.Module):
@@ -60,6 +61,8 @@ class WEncoder(nnx.Module):
             jnp.asarray(pool_matrix(n, self.input_size), images.dtype)
             for n in images.shape[1:3]
         )
-        small = jnp.einsum("sh,nhwc,tw->nstc", rows, images, columns)
+        small = jnp.einsum(
+            "sh,nhwc,tw->nstc", rows, images, columns, precision="highest"
+        )
         w = self.trunk.project(small)  # [N, D]
         return jnp.repeat(w[:, None], self.num_ws, axis=1)  # [N, L, D]

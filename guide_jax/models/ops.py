@@ -165,11 +165,6 @@ def upsample(x: jax.Array) -> jax.Array:
     return x
 
 
-def downsample(x: jax.Array) -> jax.Array:
-    """Halves the size through FIR: [N, H, W, C] -> [N, H / 2, W / 2, C]."""
-    return fir_filter(x, (1, 1))[:, ::2, ::2]
-
-
 def modulated_conv(
     x: jax.Array, weight: jax.Array, style: jax.Array, *, up: bool = False
 ) -> jax.Array:

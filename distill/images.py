@@ -1,0 +1,44 @@
+"""What images are trained with, measured by and looked at."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from guide_jax.data import to_uint8
+from guide_jax.networks import jitted
+
+
+def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array, dict]:
+    """L1 of pixels and of neighbours' differences, and LPIPS; all `[N, H, W, 3]`."""
+
+    def differences(x):
+        return x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
+
+    l1 = jnp.abs(images - targets).mean()
+    pairs = zip(differences(images), differences(targets), strict=True)
+    edges = sum(jnp.abs(a - b).mean() for a, b in pairs)
+    perceptual = lpips(images, targets).mean()
+    terms = {"l1": l1, "edges": edges, "lpips": perceptual}
+    return 2 * l1 + edges + 0.5 * perceptual, terms
+
+
+def likeness(lpips: nnx.Module, images: np.ndarray, made: np.ndarray) -> dict:
+    """Returns the mean PSNR (dB) and LPIPS of image pairs `[N, H, W, 3]` in [-1, 1]."""
+    distance = jitted(lpips, lambda lpips, a, b: lpips(a, b))
+    count = max(1, len(images) // 20)
+    pairs = zip(np.array_split(made, count), np.array_split(images, count), strict=True)
+    mse = ((made - images) ** 2).mean((1, 2, 3))
+    return {
+        "psnr_db": float((10 * np.log10(4 / mse)).mean()),
+        "lpips": float(np.concatenate([distance(*pair) for pair in pairs]).mean()),
+    }
+
+
+def save_grid(path: Path, rows: list[np.ndarray]):
+    """Writes rows of images `[N, H, W, 3]` as one PNG."""
+    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    Image.fromarray(to_uint8(grid)).save(path)

@@ -1,0 +1,100 @@
+"""Finds and loads the networks that a config names, or says how to get them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from guide_jax.checkpoint import load_network
+from guide_jax.errors import InputError
+
+KINDS = {
+    "generator": ("stylegan2", "mobilestylegan"),
+    "encoder": ("w_encoder",),
+    "lpips": ("lpips",),
+    "identity": ("ir",),
+    "judge": ("ir",),
+}
+BUNDLE = Path(__file__).parent / "demo_weights"
+BUNDLED = "demo:"  # a path that starts so is in the bundle
+
+
+def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
+    """Loads the networks that a run needs; the encoder only where there is a photo.
+
+    Args:
+        config: as `configs/default.py` describes it.
+
+    Returns:
+        role -> network.
+
+    Raises:
+        InputError: some are missing (all are named), can't be read, or are of a kind
+            that doesn't fit their role.
+    """
+    roles = [r for r in config.networks if r != "encoder" or config.source.image]
+    if "encoder" in roles and not config.networks.encoder.path:
+        raise InputError(
+            f"config {config.name!r} has no inversion encoder, so it takes no photo;"
+            " choose a person with --config.source.seed"
+        )
+    paths = {role: locate(config.networks[role].path) for role in roles}
+    missing = [role for role, path in paths.items() if not path.exists()]
+    if missing:
+        raise InputError(_missing(config, missing))
+    try:
+        networks = {role: load_network(path) for role, path in paths.items()}
+    except ValueError as error:
+        raise InputError(f"{error}; convert it again with python -m convert") from error
+    for role, network in networks.items():
+        if network.kind not in KINDS[role]:
+            raise InputError(
+                f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
+                f" has to be one of: {', '.join(KINDS[role])}"
+            )
+    return networks
+
+
+def locate(path: str) -> Path:
+    """Returns where a network is; "demo:NAME" is in the bundle."""
+    if path.startswith(BUNDLED):
+        return BUNDLE / path.removeprefix(BUNDLED)
+    return Path(path)
+
+
+def _missing(config: ConfigDict, roles: list[str]) -> str:
+    """Says which networks are missing; how to get them, where the config knows."""
+    places = [(role, config.networks[role]) for role in roles]
+    if not any(network.files for _, network in places):
+        return "; ".join(
+            f"{network.path!r}: no such network; check --config.networks.{role}.path"
+            for role, network in places
+        )
+    lines = [f"{len(roles)} converted networks of config {config.name!r} are missing:"]
+    files = []
+    for role, network in places:
+        names = " and ".join(network.files) or "no published file"
+        lines.append(f"  {role}: {network.path}, from {names} ({network.published})")
+        files += network.files
+    lines.append(
+        f"Download them, then run: python -m convert {' '.join(files)} --out weights"
+    )
+    return "\n".join(lines)
+
+
+def jitted(networks: Any, function: Callable) -> Callable:
+    """Jits `function(networks, *args)`, the weights as arguments of the program.
+
+    Args:
+        networks: a network, or a tuple of them.
+        function: pure, of `networks` and arrays.
+
+    Returns:
+        The function of the remaining arguments.
+    """
+    graph, state = nnx.split(networks)
+    program = jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))
+    return lambda *args: program(state, *args)
