@@ -137,10 +137,10 @@ def prepare(workdir: Path) -> None:
             place in it.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / METRICS).open("a").close()
         if (workdir / "generator").exists():
             read_about(workdir / "generator")  # an earlier run's, to be replaced
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / f"{METRICS}.part").touch()
     except (OSError, ValueError) as error:
         raise InputError(f"no results can go to {workdir} ({error})") from error
 

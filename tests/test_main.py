@@ -201,7 +201,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"loss.adjacency.count": -1}, "config.loss.adjacency.count is -1"),
         ({"evaluate.others": 1}, "config.evaluate.others is 1; at least 2"),
         ({"evaluate.shown": 4}, "evaluate.shown (4)"),
-        ({"optimizer.learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"optimizer.learning_rate": 0.0}, "learning_rate is 0; it must be above 0"),
         ({"networks.judge.path": "demo:lpips_alex.npz"}, "is a lpips network, but"),
         ({"source.psi": 0.0}, "the person's code is the mean w itself"),
     ],

@@ -13,8 +13,8 @@ from convert import mobilestylegan as published
 from convert.rules import convert
 from guide_jax import data
 from guide_jax.checkpoint import load_network
-from guide_jax.experiment import BUNDLE
 from guide_jax.models import mobilestylegan, ops
+from guide_jax.networks import BUNDLE
 
 WHEEL = "GUIDE_RANDOM_FACE_WHEEL"  # environment variable: path of the published wheel
 

@@ -63,7 +63,8 @@ def test_a_run_as_in_the_readme(command, folder):
     done = run(command, folder, *SHORT, "--workdir=run")
     assert done.returncode == 0, done.stderr
     assert "id_others" in done.stdout
-    assert Image.open(folder / "run" / "before_after.png").size[0] > 500
+    with Image.open(folder / "run" / "before_after.png") as picture:
+        assert picture.width > 500
 
 
 @pytest.mark.parametrize("command", PUBLISHED)
