@@ -2,10 +2,10 @@
 
     python -m distill.samples --directions DIR
 
-DIR holds `direction_smile.npy` and `direction_pose.npy`, `[1, 512]` unit vectors: the
-InterFaceGAN directions published for StyleGAN2-FFHQ (with encoder4editing, MIT). Writes
-`samples.npz`: `codes` `[P, V, D]` and uint8 `images` `[P, V, 128, 128, 3]`; view 0 is
-the person as the seed says, the others have a smile and a pose of their own.
+DIR holds `smile.pt` and `pose.pt`, the InterFaceGAN directions that encoder4editing
+(MIT) publishes for StyleGAN2-FFHQ. Writes `samples.npz`: `codes` `[P, V, D]` and uint8
+`images` `[P, V, 128, 128, 3]`; view 0 is the person as the seed says, the others have a
+smile and a pose of their own.
 """
 
 import argparse
@@ -14,12 +14,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from convert import torch_file
 from distill import BUNDLE, WORK, faces
 from guide_jax.checkpoint import load_network
 from guide_jax.data import to_uint8
 from guide_jax.networks import jitted
 
 STRENGTH = 2.5  # largest step along a direction
+
+
+def read_directions(folder: Path, w_dim: int) -> np.ndarray:
+    """Returns the unit directions of smile and pose, `[2, D]`."""
+    files = [folder / f"{name}.pt" for name in ("smile", "pose")]
+    # The pose's stands there once for each of the 18 layers.
+    return np.stack([np.reshape(torch_file.read(f), (-1, w_dim))[0] for f in files])
 
 
 def main():
@@ -34,12 +42,7 @@ def main():
     synthesise = jitted(generator.synthesis, lambda synthesis, w: synthesis(w)[0])
     z = faces.z_of(np.arange(args.count))
     w = np.asarray(generator.mapping(z, psi=faces.PSI)[:, 0])  # [P, D]
-    directions = np.concatenate(
-        [
-            np.load(args.directions / f"direction_{name}.npy")
-            for name in ("smile", "pose")
-        ]
-    )  # [2, D]
+    directions = read_directions(args.directions, w.shape[1])
     rng = np.random.default_rng(0)
     steps = rng.uniform(-STRENGTH, STRENGTH, (args.count, 1 + args.edits, 2))
     steps[:, 0] = 0

@@ -41,14 +41,17 @@ class Golden:
         )
         return np.clip(x, *spec["clip"]) if "clip" in spec else x
 
-    def check(self, name: str, full: np.ndarray, atol: float, rtol: float = 1e-4):
-        """Compares a whole array (PyTorch layout) with a stored, maybe strided, one."""
+    def part(self, name: str, full: np.ndarray) -> np.ndarray:
+        """Returns the part of a whole array (PyTorch layout) that is stored."""
         output = self.outputs[name]
         assert list(full.shape) == output["full_shape"], name
         # The fixture's own slicing, such as "x[:, ::4]", over the full array.
-        part = eval(output["stored"], {"__builtins__": {}, "x": np.asarray(full)})
+        return eval(output["stored"], {"__builtins__": {}, "x": np.asarray(full)})
+
+    def check(self, name: str, full: np.ndarray, atol: float, rtol: float = 1e-4):
+        """Compares a whole array (PyTorch layout) with a stored, maybe strided, one."""
         np.testing.assert_allclose(
-            part, self.stored[name], atol=atol, rtol=rtol, err_msg=name
+            self.part(name, full), self.stored[name], atol=atol, rtol=rtol, err_msg=name
         )
 
     def _weight(self, entry: dict) -> np.ndarray:

@@ -161,12 +161,16 @@ def in_published_layout(name: str, array: np.ndarray) -> np.ndarray:
 
 def test_golden_guide_step_2d_tiny_gradient_values():
     fixture, _, _ = golden()
+    largest = max(rows("grad_l2", 0).values())
     for name, gradient in by_name(golden_run()[1][0]).items():
-        # Leaky ReLU's kink flips in float32, so single elements may move a little.
-        scale = max(float(np.abs(gradient).max()), 1e-3)
-        fixture.check(
-            f"grad0/{name}", in_published_layout(name, gradient), 5e-3 * scale, 5e-3
-        )
+        part = fixture.part(f"grad0/{name}", in_published_layout(name, gradient))
+        error = np.abs(part - fixture.stored[f"grad0/{name}"])
+        limit = 2e-3 * np.abs(gradient).max()
+        if name.endswith("noise_strength"):
+            limit += 1e-4 * largest
+        # Leaky ReLU's kink flips in float32: one element in fifty may move further.
+        assert np.quantile(error, 0.98) <= limit, name
+        assert error.max() <= 10 * limit, name
 
 
 @pytest.mark.parametrize("step", range(3))
