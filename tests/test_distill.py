@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from distill import faces, generator, images
+from distill import faces, generator, images, student
 from distill.training import fit
 from guide_jax.models.mobilestylegan import haar_inverse
 
@@ -68,3 +69,42 @@ def test_an_image_loss_is_zero_only_for_equal_images():
     assert float(terms["l1"]) == pytest.approx(0.1, rel=1e-5)
     assert float(terms["edges"]) == pytest.approx(0, abs=1e-6)
     assert float(total) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_fresh_student_begins_as_its_teacher(monkeypatch):
+    teacher = tiny.mobile()
+    monkeypatch.setattr(student, "WIDTHS", {4: 8, 8: 5, 16: 4})
+    network = student.fresh(teacher, 16)
+    z = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    w = student.codes(teacher, z, 0.0)  # w_avg, for which the stem is made
+    np.testing.assert_array_equal(
+        student.codes(network, z, 0.7), w + 0.7 * (student.codes(teacher, z, 1.0) - w)
+    )
+
+    def stem(network):
+        styles = np.repeat(w[:, None], network.num_ws, axis=1)
+        return tiny.jitted(
+            network.synthesis, lambda m, w: m(w, noise="none")[1]["b4.x"], styles
+        )
+
+    ratio = stem(network) / stem(teacher)  # [N, 4, 4, C]
+    assert float(ratio.min()) > 0
+    channel = ratio.mean((0, 1, 2))
+    np.testing.assert_allclose(ratio, channel + 0 * ratio, rtol=1e-4)
+
+
+def test_the_main_directions_of_activations_and_the_colours_in_them():
+    rng = np.random.default_rng(0)
+    sources = rng.standard_normal((5000, 2))
+    x = sources @ rng.standard_normal((2, 6)) + 3  # six channels, two dimensions
+    image = x[:, :3] * 2 + 1
+    rows = np.concatenate([x, np.ones((5000, 1)), image], axis=1)
+    view = student._directions(rows.T @ rows / 5000, 2)
+    components = x @ view["directions"] - view["origin"]
+    np.testing.assert_allclose(components.mean(0), 0, atol=1e-4)
+    assert components.var(0).sum() == pytest.approx(2, rel=1e-3)
+    # Two dimensions are all there is: the channels come back from them.
+    back, *_ = np.linalg.lstsq(components, x - x.mean(0))
+    np.testing.assert_allclose(components @ back, x - x.mean(0), atol=1e-3)
+    colours = x @ view["colours"][:-1] + view["colours"][-1]
+    np.testing.assert_allclose(colours, image, atol=0.05)

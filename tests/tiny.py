@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from guide_jax import networks
 from guide_jax.checkpoint import fill, flat_leaves, leaf_shapes
 from guide_jax.losses import Judges
 from guide_jax.models.arcface import IRNet
@@ -100,7 +101,4 @@ def flat(network):
 
 def jitted(network, function, *args):
     """Runs `function(network, *args)` with the weights as arguments of the jit."""
-    graph, state = nnx.split(network)
-    return jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))(
-        state, *args
-    )
+    return networks.jitted(network, function)(*args)
