@@ -1,6 +1,7 @@
 """What the demo reaches on ten people, beside the paper's baseline target.
 
     python benchmarks/demo_quality.py
+    python benchmarks/demo_quality.py --config demo_128
 
 Unlearns each of the people of seeds 0-9 with the demo's settings and each method below,
 and judges with the encoder that was not in the loss: the person before and after, and
@@ -16,11 +17,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import demo
+from configs import demo, demo_128
 from guide_jax import experiment
 from guide_jax.networks import locate
 from guide_jax.report import mean_and_deviation
 
+CONFIGS = {"demo": demo, "demo_128": demo_128}
 METHODS = {
     "extra": {},
     "average": {"target.name": "average"},
@@ -50,22 +52,24 @@ def result_of(config: ConfigDict, workdir: Path) -> dict:
 def main():
     """Runs what is missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=CONFIGS, default="demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(10))
     parser.add_argument("--others", type=int, default=200)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo_quality"))
     args = parser.parse_args()
+    workdir = args.workdir / args.config
     # All runs of a method are of the same programs.
-    cache = str((args.workdir / "cache").absolute())
+    cache = str((workdir / "cache").absolute())
     jax.config.update("jax_compilation_cache_dir", cache)
     for method in args.methods:
         results = []
         for seed in args.seeds:
-            config = demo.get_config()
+            config = CONFIGS[args.config].get_config()
             config.update_from_flattened_dict(METHODS[method])
             config.source.seed = seed
             config.evaluate.others = args.others
-            results.append(result_of(config, args.workdir / f"{method}_{seed}"))
+            results.append(result_of(config, workdir / f"{method}_{seed}"))
         print(f"\n{method}: {len(results)} people, {args.others} others each")
         for column in COLUMNS:
             values = [result[column] for result in results]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.rules import ConversionError, Family, Rule, StateDict, size
+from convert.rules import ConversionError, Family, Rule, StateDict, mean_w, size
+from guide_jax.models import ops
 
 DTYPES = {"f32": np.float32, "f16": np.float16}
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
@@ -24,10 +25,10 @@ NAME = "random_face"  # of the converted network; a wheel's own name holds versi
 Constants = list[tuple[str, np.ndarray]]
 
 # The numbers that `guide_jax/models/mobilestylegan.py` has in its code.
-SLOPE = 0.2
+SLOPE = ops.LEAKY_SLOPE
 GAIN = math.sqrt(2)
 # Of z / sqrt(mean(z ** 2) + 1e-8), written in powers, in the graph's order.
-NORMALISATION = (1, 2, 1e-8, 0.5, -1)
+NORMALISATION = (1, 2, ops.EPSILON, 0.5, -1)
 # One inverse transform's filters in the graph's order: sums and differences of two
 # rows, twice, each time followed by one of two columns.
 _ROWS, _COLUMNS = (1, 1, 2, 1), (1, 1, 1, 2)
@@ -36,7 +37,6 @@ HAAR = tuple(
     for last in (1, -1)
     for sign, shape in ((1, _ROWS), (-1, _ROWS), (last, _COLUMNS))
 )
-MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z, as in the package itself
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -55,8 +55,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         xml, blob = _open_pair(Path(path), name)
         constants = _constants(xml, blob)
         state |= _mapping(constants) if name == NETWORKS[0] else _synthesis(constants)
-    state["mapping.w_avg"] = _mean_w(state)
-    return state
+    depth = sum(key.startswith("mapping.") for key in state) // 2
+    layers = [
+        (state[f"mapping.{i}.weight"], state[f"mapping.{i}.bias"]) for i in range(depth)
+    ]
+    # As many z as in the package itself.
+    return state | {"mapping.w_avg": mean_w(layers)}
 
 
 def holds_graphs(path: Path) -> bool:
@@ -185,18 +189,6 @@ def _synthesis(constants: Constants) -> dict[str, np.ndarray]:
 def _scale(name: str, bias: np.ndarray) -> float:
     """Returns the factor of a modulated kernel, 1 / sqrt(its fan-in)."""
     return (bias.size * (1 if "to_img" in name else 9)) ** -0.5
-
-
-def _mean_w(state: StateDict) -> np.ndarray:
-    """Returns the mean w `[D]` over fixed random z."""
-    depth = sum(key.startswith("mapping.") for key in state) // 2
-    shape = MEAN_SAMPLES, size(state, "mapping.0.weight", 1)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
-    for i in range(depth):
-        x = x @ state[f"mapping.{i}.weight"].T + state[f"mapping.{i}.bias"]
-        x = np.where(x < 0, SLOPE * x, x) * GAIN
-    return x.mean(axis=0)
 
 
 def _levels(state: StateDict) -> list[int]:

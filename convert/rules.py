@@ -4,6 +4,7 @@ A `Family` says how files of one kind are recognised, which constructor argument
 shapes imply, and which `Rule` takes each of their tensors to which leaf of our network.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from flax import nnx
 
 from guide_jax import models
 from guide_jax.checkpoint import fill, leaf_shapes
+from guide_jax.models import ops
 
 StateDict = Mapping[str, np.ndarray]
+MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z where no file says it
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
@@ -95,6 +98,21 @@ def size(state: StateDict, key: str, axis: int) -> int:
     if not shape[axis]:
         raise ConversionError(f"{key!r} has shape {list(shape)}, an empty axis")
     return shape[axis]
+
+
+def mean_w(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Returns the mean w `[D]` that a mapping network gives fixed random z.
+
+    Args:
+        layers: weight `[out, in]` and bias `[out]` of each, as they are multiplied.
+    """
+    z = np.random.default_rng(0).standard_normal((MEAN_SAMPLES, layers[0][0].shape[1]))
+    x = z.astype(np.float32)
+    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + ops.EPSILON)
+    for weight, bias in layers:
+        x = x @ weight.T + bias
+        x = np.where(x < 0, ops.LEAKY_SLOPE * x, x) * np.float32(math.sqrt(2))
+    return x.mean(axis=0)
 
 
 def check_beside(data: Mapping, used: str, known: Set[str]) -> None:

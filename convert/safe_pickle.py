@@ -55,6 +55,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "defaultdict"): Builder(lambda *_: Fields()),
     ("argparse", "Namespace"): Namespace,
     ("dnnlib.util", "EasyDict"): Fields,
+    # Python 3's way to write b"" in a protocol that has no bytes.
+    ("__builtin__", "bytes"): Builder(lambda: b""),
     ("builtins", "set"): Builder(set),
     ("__builtin__", "set"): Builder(set),
     ("_codecs", "encode"): Builder(lambda text, _: text.encode("latin1")),

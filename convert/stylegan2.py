@@ -4,11 +4,11 @@ The clamp on layer outputs is no tensor, so it isn't converted: it guards half p
 and is not reached in float32.
 """
 
+import math
 import re
 from collections.abc import Callable
 
 import numpy as np
-from absl import logging
 
 from convert.rules import (
     ConversionError,
@@ -16,10 +16,12 @@ from convert.rules import (
     Rule,
     StateDict,
     check_beside,
+    mean_w,
     size,
 )
 
 FIR = np.array([1, 3, 3, 1])
+MAPPING_LR_MULTIPLIER = 0.01  # no tensor says it; the same in all published networks
 
 
 def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
@@ -100,20 +102,24 @@ def _prepare_rosinality(state: StateDict) -> StateDict:
     inner = dict(state.get("g_ema", state))
     _check_kernels(inner, ROSINALITY_KERNEL, total=4)
     w_avg = state.get("latent_avg")
-    if w_avg is None:
-        # A bare state dict has no average code. The network runs, but truncation and
-        # everything else that starts from w_avg then means the origin.
-        logging.warning("rosinality checkpoint without latent_avg: w_avg is zero")
-        w_avg = np.zeros(_prepared_w_dim(inner), np.float32)
+    if w_avg is None:  # a bare state dict; the published code, too, takes a mean then
+        w_avg = _mean_of_mapping(inner)
     if np.ndim(w_avg) == 2:  # [L, D], the same row L times
         w_avg = np.mean(w_avg, axis=0, dtype=np.float64)
     return inner | {"latent_avg": w_avg}
 
 
-def _prepared_w_dim(state: StateDict) -> int:
-    # 0 where the tensor is missing: `config` will name it.
-    key = "conv1.conv.modulation.weight"
-    return size(state, key, 1) if key in state else 0
+def _mean_of_mapping(state: StateDict) -> np.ndarray:
+    layers = []
+    while (key := f"style.{1 + len(layers)}.weight") in state:
+        weight = np.asarray(state[key])
+        bias = np.asarray(state.get(key.replace("weight", "bias"), 0.0))
+        gain = MAPPING_LR_MULTIPLIER / math.sqrt(size(state, key, 1))
+        layers.append((weight * gain, bias * MAPPING_LR_MULTIPLIER))
+    try:
+        return mean_w(layers)
+    except (ValueError, IndexError):  # `config` and the rules will name the tensors
+        return np.zeros(0, np.float32)
 
 
 def _rosinality_config(state: StateDict) -> dict:

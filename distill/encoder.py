@@ -1,4 +1,4 @@
-"""Trains the small inversion encoder on the distilled generator's own samples.
+"""Trains the small inversion encoder on the 128 px generator's own samples.
 
     python -m distill.encoder
 
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distill import BUNDLE, WORK
-from distill.images import save_grid
+from distill import BUNDLE, WORK, store
+from distill.images import average, save_grid
 from distill.training import fit
-from guide_jax.checkpoint import load_network, save_network
+from guide_jax.checkpoint import load_network
 from guide_jax.models import arcface
 from guide_jax.models.encoder import WEncoder
 from guide_jax.networks import jitted
@@ -98,7 +98,7 @@ def train(
     def picture_loss(trainable, statistics, frozen, batch):
         generator, lpips, identity = nnx.merge(frozen_graph, frozen)
         w = nnx.merge(still_graph, trainable, statistics)(batch["varied"])
-        made, _ = generator.synthesis(generator.mapping.w_avg[...] + w)
+        made = show(generator, w)
         images = batch["images"]
         a, b = (arcface.embed(identity, x) for x in (images, made))
         terms = {
@@ -133,18 +133,25 @@ def train(
     return nnx.merge(still_graph, trainable, statistics)
 
 
+def show(generator: nnx.Module, w: jax.Array) -> jax.Array:
+    """Returns the pictures of codes minus w_avg, `[N, 1, D]`."""
+    w = jnp.repeat(generator.mapping.w_avg[...] + w, generator.num_ws, axis=1)
+    return generator.synthesis(w)[0]
+
+
 def measure(networks: tuple, images: np.ndarray) -> tuple[dict, np.ndarray]:
     """Compares pictures with their reconstructions, which it returns too.
 
     Args:
         networks: encoder, generator, LPIPS, and an identity encoder that was not in
             the loss.
-        images: `[N, H, W, 3]`.
+        images: `[N, H, W, 3]`, averaged down to the generator's size first.
     """
+    images = average(images, networks[1].resolution)
 
     def one(networks, images):
         encoder, generator, lpips, judge = networks
-        made, _ = generator.synthesis(generator.mapping.w_avg[...] + encoder(images))
+        made = show(generator, encoder(images))
         a, b = arcface.embed(judge, images), arcface.embed(judge, made)
         return jnp.sum(a * b, axis=1), lpips(images, made), made
 
@@ -160,18 +167,21 @@ def main():
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--image_steps", type=int, default=180)
     args = parser.parse_args()
-    names = ("generator", "lpips_alex", "identity_dlib", "identity_facenet")
+    names = "mobilestylegan_128", "lpips_alex", "identity_dlib", "identity_facenet"
     *others, judge = (load_network(BUNDLE / f"{name}.npz") for name in names)
     generator, lpips, _ = others
     samples = Samples(np.asarray(generator.mapping.w_avg[...]))
-    encoder = WEncoder(num_ws=generator.num_ws, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
+    # One w is for every generator of this W space, however many layers it has.
+    encoder = WEncoder(num_ws=1, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
     encoder = train(encoder, tuple(others), samples, args.steps, args.image_steps)
-    photos = samples.held_out()
-    quality, made = measure((encoder, generator, lpips, judge), photos)
+    photos, quality = samples.held_out(), {}
+    for path in sorted(BUNDLE.glob("*stylegan*.npz")):
+        networks = encoder, load_network(path), lpips, judge
+        quality[path.stem], made = measure(networks, photos)
+        shown = average(photos[:8], made.shape[1]), made[:8]
+        save_grid(WORK / "encoder" / f"{path.stem}.png", list(shown))
     print(json.dumps(quality, indent=2))
-    save_grid(WORK / "encoder" / "held_out.png", [photos[:8], made[:8]])
-    out = BUNDLE / "encoder.npz"
-    save_network(out, encoder, dtype=np.float16, about={"held_out": quality})
+    store(BUNDLE / "encoder.npz", encoder, {"held_out": quality})
 
 
 if __name__ == "__main__":

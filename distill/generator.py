@@ -18,10 +18,10 @@ import numpy as np
 from flax import nnx
 
 from convert import mobilestylegan, rules
-from distill import BUNDLE, WORK, faces
+from distill import BUNDLE, WORK, faces, store
 from distill.images import image_loss, likeness, save_grid
 from distill.training import fit
-from guide_jax.checkpoint import fill, flat_leaves, load_network, save_network
+from guide_jax.checkpoint import fill, flat_leaves, load_network
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.networks import jitted
 
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--faces", type=Path, default=WORK / "faces.zip")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=BUNDLE / "generator.npz")
+    parser.add_argument("--out", type=Path, default=BUNDLE / "mobilestylegan_128.npz")
     args = parser.parse_args()
     folder = (WORK / f"generator_{args.resolution}").absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def main():
     made = np.asarray(network.synthesis(test_w[:8])[0])
     save_grid(folder / "held_out.png", [test_images[:8], made])
     about = {"wheel": args.wheel.name, "steps": args.steps, "held_out": quality}
-    save_network(args.out, network, dtype=np.float16, about=about)
+    store(args.out, network, about)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distill import BUNDLE, WORK, faces
+from distill import BUNDLE, WORK, faces, store
 from distill.training import fit
-from guide_jax.checkpoint import save_network
 from guide_jax.data import to_uint8
 from guide_jax.models import arcface, crop
 from guide_jax.networks import jitted
@@ -159,7 +158,7 @@ def main():
     print(json.dumps(quality, indent=2))
     out = BUNDLE / f"identity_{args.teacher}.npz"
     about = {"teacher": args.teacher, "held_out": quality["generated"]}
-    save_network(out, network, dtype=np.float16, about=about)
+    store(out, network, about)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,12 @@ def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array,
     return 2 * l1 + edges + 0.5 * perceptual, terms
 
 
+def average(images: jax.Array, size: int) -> jax.Array:
+    """Averages images `[N, H, W, 3]` down to `size` px."""
+    n, k = len(images), images.shape[1] // size
+    return images.reshape(n, size, k, size, k, 3).mean((2, 4))
+
+
 def likeness(lpips: nnx.Module, images: np.ndarray, made: np.ndarray) -> dict:
     """Returns the mean PSNR (dB) and LPIPS of image pairs `[N, H, W, 3]` in [-1, 1]."""
     distance = jitted(lpips, lambda lpips, a, b: lpips(a, b))

@@ -8,11 +8,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from convert import lpips, rules, torch_file
-from distill import BUNDLE
-from guide_jax.checkpoint import save_network
+from distill import BUNDLE, store
 
 
 def main():
@@ -26,7 +23,7 @@ def main():
         state = torch_file.read(Path(folder) / member.name)
     network = rules.convert(state, lpips.FLAX)
     about = {"sdist": args.sdist.name, "file": member.name}
-    save_network(BUNDLE / "lpips_alex.npz", network, dtype=np.float16, about=about)
+    store(BUNDLE / "lpips_alex.npz", network, about)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def main():
     """Writes the samples of consecutive seeds from 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directions", type=Path, required=True)
-    parser.add_argument("--generator", type=Path, default=BUNDLE / "generator.npz")
+    parser.add_argument(
+        "--generator", type=Path, default=BUNDLE / "mobilestylegan_128.npz"
+    )
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--edits", type=int, default=1)
     args = parser.parse_args()

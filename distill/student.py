@@ -8,9 +8,9 @@ where an image costs a quarter of a whole one, then up to 32 and 64 px. In every
 it copies the main directions of the teacher's activations, through 1x1 projections
 learned beside it, and the image at every step of the skip pyramid.
 
-Every stage is checkpointed and goes on where it stopped. The student would earn a place
-in the bundle with an identity similarity to its teacher above 0.5 (`--facenet` and
-`--dlib`, the packages of `distill.teachers`, measure it).
+Every stage is checkpointed and goes on where it stopped. `--facenet` and `--dlib`, the
+packages of `distill.teachers`, measure whether its faces are the teacher's people: the
+identity similarity has to be above the 0.5 that separates people here.
 """
 
 import argparse
@@ -23,11 +23,11 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from distill import BUNDLE, WORK, faces
-from distill.images import image_loss, likeness, save_grid
+from distill import BUNDLE, WORK, faces, store
+from distill.images import average, image_loss, likeness, save_grid
 from distill.teachers import Teachers, unit
 from distill.training import fit
-from guide_jax.checkpoint import fill, flat_leaves, load_network, save_network
+from guide_jax.checkpoint import fill, flat_leaves, load_network
 from guide_jax.data import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
@@ -79,12 +79,6 @@ def codes(network: nnx.Module, z: jax.Array, psi: jax.Array | float) -> jax.Arra
 def synthesise(network: nnx.Module, w: jax.Array) -> tuple[jax.Array, dict]:
     """Runs a generator on one w `[N, D]` for all its layers."""
     return network.synthesis(jnp.repeat(w[:, None], network.num_ws, axis=1))
-
-
-def average(images: jax.Array, size: int) -> jax.Array:
-    """Averages images `[N, H, W, 3]` down to `size` px."""
-    n, k = len(images), images.shape[1] // size
-    return images.reshape(n, size, k, size, k, 3).mean((2, 4))
 
 
 def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
@@ -261,14 +255,16 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
 def main():
     """Trains, measures and stores one student."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", type=Path, default=BUNDLE / "generator.npz")
+    parser.add_argument(
+        "--teacher", type=Path, default=BUNDLE / "mobilestylegan_128.npz"
+    )
     parser.add_argument("--resolution", type=int, choices=(32, 64), default=64)
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--facenet", type=Path)
     parser.add_argument("--dlib", type=Path)
-    parser.add_argument("--out", type=Path, default=WORK / "student")
+    parser.add_argument("--out", type=Path, default=BUNDLE / "stylegan2_64.npz")
     args = parser.parse_args()
-    folder = args.out.absolute()
+    folder = (WORK / "student").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     teacher = load_network(args.teacher)
     if teacher.resolution < 2 * args.resolution:
@@ -283,7 +279,7 @@ def main():
     print(json.dumps(quality, indent=2))
     save_grid(folder / "held_out.png", [aims[:12], made[:12]])
     about = {"teacher": args.teacher.name, "steps": args.steps, "held_out": quality}
-    save_network(folder / "generator.npz", student, about=about)
+    store(args.out, student, about)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import optax
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
+from guide_jax.checkpoint import put
+
 Tree = Any
 # (trainable, statistics, frozen, batch) -> (loss, (statistics, terms by name))
 Loss = Callable[[Tree, Tree, Tree, Tree], tuple[jax.Array, tuple[Tree, dict]]]
@@ -89,7 +91,17 @@ def fit(
             if i % 10 == 0:
                 bar.set_postfix({k: f"{float(v):.4f}" for k, v in averages.items()})
             if time.monotonic() - saved_at > SAVE_EVERY_S:
-                ocp.save_pytree(checkpoint, state, overwrite=True)
+                _save(checkpoint, state, terms)
                 saved_at = time.monotonic()
-    ocp.save_pytree(checkpoint, state, overwrite=True)
+    if first < steps:
+        _save(checkpoint, state, terms)
     return state["trainable"], state["statistics"]
+
+
+def _save(checkpoint: Path, state: Tree, terms: dict) -> None:
+    """Puts a checkpoint in the last one's place, once it is whole and if it is good."""
+    if not all(np.isfinite(value).all() for value in terms.values()):
+        raise FloatingPointError(f"not finite: {terms}; {checkpoint} is kept")
+    part = checkpoint.with_suffix(".part")
+    ocp.save_pytree(part, state, overwrite=True)
+    put(part, checkpoint)

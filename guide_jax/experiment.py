@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 
 from guide_jax import data, inversion, report, target, unlearn
 from guide_jax.checkpoint import read_about, save_network
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator
 from guide_jax.losses import Judges, LossWeights, PairWeights
 from guide_jax.networks import load_networks
 
+PRECISIONS = "default", "high", "highest"
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 
 
@@ -51,7 +52,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
         InputError: a network, a photo or a setting is wrong or missing.
-        UnlearningError: the loss is not finite.
+        UnlearningError: the loss, or a measure of the result, is not finite.
     """
     with jax.default_matmul_precision(config.precision):
         return _run(config, workdir)
@@ -78,7 +79,11 @@ def _run(config: ConfigDict, workdir: Path) -> dict:
         f" {config.steps} steps, target {config.target.name!r});"
         f" results go to {workdir}"
     )
-    forgetful, train_s = train(config, networks, person.w, w_target, workdir)
+    try:
+        forgetful, train_s = train(config, networks, person.w, w_target, workdir)
+    except UnlearningError:
+        (workdir / f"{METRICS}.part").unlink()
+        raise
     for name in (RESULTS, PICTURE):  # an earlier run's don't belong to what follows
         (workdir / name).unlink(missing_ok=True)
     save_network(workdir / "generator", forgetful, about={"config": config.to_dict()})
@@ -111,6 +116,11 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; it must not be negative")
         if name.endswith("seed") and value >= 2**63:
             raise InputError(f"config.{name} is {value}; it must be below 2**63")
+    if config.precision not in PRECISIONS:
+        raise InputError(
+            f"config.precision is {config.precision!r}; known are"
+            f" {', '.join(PRECISIONS)}"
+        )
     if config.optimizer.learning_rate == 0:
         raise InputError("config.optimizer.learning_rate is 0; it must be above 0")
     if config.evaluate.others < 2 or config.evaluate.shown > config.evaluate.others:
@@ -139,6 +149,9 @@ def prepare(workdir: Path) -> None:
     try:
         if (workdir / "generator").exists():
             read_about(workdir / "generator")  # an earlier run's, to be replaced
+        for name in (METRICS, RESULTS, PICTURE):
+            if (workdir / name).is_dir():
+                raise IsADirectoryError(f"{name} is a folder there")
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / f"{METRICS}.part").touch()
     except (OSError, ValueError) as error:
@@ -225,6 +238,11 @@ def evaluate(
     others = evaluator.others(generator, forgetful, w_others, config.evaluate.shown)
     own = evaluator.look(generator, person.w), evaluator.look(forgetful, person.w)
     results = evaluator.compare(others, own)
+    if not np.isfinite(list(results.values())).all():
+        raise UnlearningError(
+            f"the generator came out broken, its measures are not finite: {results};"
+            " a lower learning rate may help"
+        )
     row = {"before": own[0].images[0]}
     if person.photo is not None:
         results["inversion"] = evaluator.likeness(person.photo, own[0])

@@ -1,6 +1,7 @@
 """From a photo to the code of a person that a generator shows (section 3.1)."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -14,11 +15,14 @@ def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax
     Raises:
         InputError: the encoder belongs to another generator.
     """
-    if (encoder.num_ws, encoder.w_dim) != (generator.num_ws, generator.w_dim):
+    # An encoder of one w serves every generator of its W space.
+    layers_fit = encoder.num_ws in (1, generator.num_ws)
+    if not layers_fit or encoder.w_dim != generator.w_dim:
         raise InputError(
             f"the encoder gives codes [{encoder.num_ws}, {encoder.w_dim}], the"
             f" generator takes [{generator.num_ws}, {generator.w_dim}];"
             " check config.networks.encoder"
         )
     encode = jitted(encoder, lambda encoder, photo: encoder(photo))
-    return generator.mapping.w_avg[...] + encode(photo)
+    w = generator.mapping.w_avg[...] + encode(photo)
+    return jnp.broadcast_to(w, (len(w), generator.num_ws, generator.w_dim))

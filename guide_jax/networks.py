@@ -41,6 +41,11 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
             f"config {config.name!r} has no inversion encoder, so it takes no photo;"
             " choose a person with --config.source.seed"
         )
+    if unset := [role for role in roles if not config.networks[role].path]:
+        raise InputError(
+            f"config {config.name!r} names no network for: {', '.join(unset)};"
+            " set --config.networks.ROLE.path"
+        )
     paths = {role: locate(config.networks[role].path) for role in roles}
     missing = [role for role, path in paths.items() if not path.exists()]
     if missing:
@@ -48,13 +53,19 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
     try:
         networks = {role: load_network(path) for role, path in paths.items()}
     except ValueError as error:
-        raise InputError(f"{error}; convert it again with python -m convert") from error
+        raise InputError(f"{error}; convert or download it again") from error
     for role, network in networks.items():
         if network.kind not in KINDS[role]:
             raise InputError(
                 f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
                 f" has to be one of: {', '.join(KINDS[role])}"
             )
+    side = networks["generator"].resolution
+    try:
+        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+        jax.eval_shape(networks["lpips"].features, image)
+    except ValueError as error:
+        raise InputError(f"{paths['lpips']}: {error}") from error
     return networks
 
 

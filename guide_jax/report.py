@@ -75,5 +75,6 @@ def table(results: Mapping[str, float]) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Returns "0.123 ± 0.045", with the sample's standard deviation."""
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    """Returns "0.123 ± 0.045", with the sample's standard deviation if it has one."""
+    mean = f"{np.mean(values):.3f}"
+    return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean

@@ -25,6 +25,7 @@ from guide_jax.losses import (
     unlearning_loss,
     view,
 )
+from guide_jax.networks import jitted
 
 Tree = Any
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
@@ -257,7 +258,7 @@ def unlearn(
     # A copy, so that not even the stored noise is shared with the original.
     forgetful.synthesis = nnx.merge(trainer.graph, student, trainer.rest, copy=True)
     # A step's loss is measured before its update: this looks at the last one's.
-    image, _ = forgetful.synthesis(w_u)
+    image = jitted(forgetful.synthesis, lambda synthesis, w: synthesis(w)[0])(w_u)
     if not np.isfinite(image).all():
         raise UnlearningError(
             "the last step left a generator whose images are not finite: nothing was"

@@ -111,7 +111,7 @@ def test_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr("guide_jax.checkpoint.ocp.save", full)
-    monkeypatch.setattr("guide_jax.checkpoint.np.savez_compressed", full)
+    monkeypatch.setattr("guide_jax.checkpoint.np.lib.format.write_array", full)
     with pytest.raises(OSError, match="no space"):
         save_network(tmp_path / name, Tiny(rngs=nnx.Rngs(0)))
     assert load_network(tmp_path / name).config == tiny.config
@@ -196,3 +196,19 @@ def test_unknown_kind_and_config(tmp_path, tiny, monkeypatch):
     with pytest.raises(ValueError, match="unknown kind of network 'tiny'"):
         load_network(tmp_path / "net")
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("mantissa_bits", [10, 6])
+def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
+    rng = np.random.default_rng(1)
+    leaves = {k: rng.standard_normal(v) for k, v in leaf_shapes(tiny).items()}
+    path = tmp_path / "net.npz"
+    save_network(
+        path, fill(tiny, leaves), dtype=np.float16, mantissa_bits=mantissa_bits
+    )
+    for name, leaf in flat_leaves(load_network(path)).items():
+        error = np.abs(leaf - leaves[name])
+        assert np.all(error <= 2.0 ** -(mantissa_bits + 1) * np.abs(leaves[name]) * 1.1)
+        stored = np.asarray(leaf).astype(np.float16)
+        np.testing.assert_array_equal(stored, leaf)
+        assert not np.any(stored.view(np.uint16) & (2 ** (10 - mantissa_bits) - 1))

@@ -11,8 +11,8 @@ from tiny import jitted
 
 from convert import __main__ as cli
 from convert import mobilestylegan
-from convert.mobilestylegan import MEAN_SAMPLES, MOBILESTYLEGAN, read
-from convert.rules import ConversionError, convert
+from convert.mobilestylegan import MOBILESTYLEGAN, read
+from convert.rules import MEAN_SAMPLES, ConversionError, convert
 from guide_jax import data
 from guide_jax.checkpoint import flat_leaves, load_network, read_about
 

@@ -19,6 +19,13 @@ def test_code_is_the_mean_plus_what_the_encoder_says():
     np.testing.assert_allclose(w, w_avg + difference, atol=1e-5)
 
 
+def test_an_encoder_of_one_w_serves_every_layer():
+    generator, encoder = tiny.generator(8), tiny.encoder(num_ws=1)
+    w = inversion.invert(encoder, generator, PHOTO)
+    one = inversion.invert(tiny.encoder(num_ws=4), generator, PHOTO)
+    np.testing.assert_allclose(w, one, atol=1e-6)
+
+
 def test_encoder_of_another_generator_is_refused_in_one_line():
     with pytest.raises(InputError) as caught:
         inversion.invert(tiny.encoder(num_ws=6), tiny.generator(8), PHOTO)

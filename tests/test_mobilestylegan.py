@@ -170,7 +170,7 @@ def relative_error(got, wanted):
 
 def test_bundled_generator_makes_the_published_features(recorded):
     """Its mapping and first three levels are the published ones, stored as float16."""
-    generator = load_network(BUNDLE / "generator.npz")
+    generator = load_network(BUNDLE / "mobilestylegan_128.npz")
     w = tiny.jitted(generator.mapping, lambda m, z: m(z), z())
     assert relative_error(w[:, 0], recorded["w"]) < 2e-3
     w = np.repeat(recorded["w"][:, None], generator.num_ws, axis=1)

@@ -29,7 +29,7 @@ SHORT = ["--config.steps=2", "--config.evaluate.others=10"]
 def folder(tmp_path_factory):
     """Returns a folder with a photo of somebody, `face.jpg`."""
     folder = tmp_path_factory.mktemp("readme")
-    generator = load_network(BUNDLE / "generator.npz")
+    generator = load_network(BUNDLE / "mobilestylegan_128.npz")
     w = generator.mapping(data.z_of_seed(5, generator.z_dim), psi=0.7)
     face = np.asarray(generator.synthesis(w)[0])[0]
     Image.fromarray(data.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")

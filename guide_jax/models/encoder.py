@@ -16,7 +16,7 @@ class WEncoder(nnx.Module):
 
     An IR-SE trunk on the whole face, averaged to a small square. It says one w, and
     repeats it for every layer: trained on a generator's own samples, it knows no
-    others.
+    others. With L = 1 it is for every generator of the same W space.
     """
 
     kind: ClassVar[str] = "w_encoder"
@@ -34,7 +34,7 @@ class WEncoder(nnx.Module):
         """Builds the encoder.
 
         Args:
-            num_ws: L of the generator.
+            num_ws: L of the generator, or 1.
             w_dim: D of the generator.
             input_size: side to which faces are averaged.
             units: residual units for each stage.

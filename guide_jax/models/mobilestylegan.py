@@ -274,4 +274,4 @@ def _pad(x: jax.Array) -> jax.Array:
 def _activate(x: jax.Array, layer: nnx.Module, noise: str) -> jax.Array:
     if noise == "const":
         x = x + layer.noise_const[...][..., None]
-    return jax.nn.leaky_relu(x + layer.bias[...], 0.2)
+    return ops.leaky_relu(x + layer.bias[...], gain=1.0)
