@@ -36,7 +36,8 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         ) from None
     # Pillow's decoders raise anything on damaged files.
     except Exception as error:
-        raise InputError(f"{path}: a damaged image ({error})") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: a damaged image ({reason})") from None
     if mode.startswith(("I", "F")):  # Pillow would clip them to white
         raise InputError(f"{path}: more than 8 bits for a grey pixel; save it with 8")
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)

@@ -54,13 +54,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         InputError: a network, a photo or a setting is wrong or missing.
         UnlearningError: the loss, or a measure of the result, is not finite.
     """
+    check(config)
     with jax.default_matmul_precision(config.precision):
         return _run(config, workdir)
 
 
 def _run(config: ConfigDict, workdir: Path) -> dict:
     started = time.monotonic()
-    check(config)
     networks = load_networks(config)
     generator = networks["generator"]
     person = find_person(config, generator, networks.get("encoder"))

@@ -169,13 +169,13 @@ def relative_error(got, wanted):
 
 
 def test_bundled_generator_makes_the_published_features(recorded):
-    """Its mapping and first three levels are the published ones, stored as float16."""
+    """Its mapping and first three levels are the published ones, rounded."""
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
     w = tiny.jitted(generator.mapping, lambda m, z: m(z), z())
-    assert relative_error(w[:, 0], recorded["w"]) < 2e-3
+    assert relative_error(w[:, 0], recorded["w"]) < 2e-2
     w = np.repeat(recorded["w"][:, None], generator.num_ws, axis=1)
     features = tiny.jitted(generator.synthesis, lambda m, w: m(w)[1]["b16.x"], w)
-    assert relative_error(features[:, ::4, ::4, ::8], recorded["features"]) < 2e-3
+    assert relative_error(features[:, ::4, ::4, ::8], recorded["features"]) < 1e-2
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_published_network_makes_openvino_s_images(recorded):
         features = activations["b16.x"][0, ::4, ::4, ::8]
         np.testing.assert_allclose(features, recorded["features"][i], atol=5e-5)
         pixels = image[0, 16::32, 16::32]
-        np.testing.assert_allclose(pixels, recorded["pixels"][i], atol=2e-4)
+        np.testing.assert_allclose(pixels, recorded["pixels"][i], atol=1e-4)
         np.testing.assert_allclose(
             image[0].mean((0, 1)), recorded["mean"][i], atol=1e-5
         )

@@ -100,6 +100,15 @@ def test_numpy_arrays(tmp_path, dtype, order):
         assert got.dtype.isnative
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 5])
+def test_empty_arrays_and_bytes(tmp_path, protocol):
+    contents = {"a": np.zeros((0, 3), np.float32), "b": b"", "c": b"x"}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(contents, protocol))
+    loaded = read(tmp_path / "x.pkl")
+    assert loaded["a"].shape == (0, 3)
+    assert (loaded["b"], loaded["c"]) == (b"", b"x")
+
+
 def test_big_endian_zip(tmp_path):
     path = tmp_path / "big.pt"
     with zipfile.ZipFile(DATA / "layers.pth") as source:
