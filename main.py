@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.experiment import run
+from guide_jax.experiment import MODES, run
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +29,12 @@ def parse(argv: list[str]) -> list[str]:
         )
         flags.DEFINE_string(
             "workdir", None, "Folder for the results; by default runs/NAME of config."
+        )
+        flags.DEFINE_enum(
+            "mode",
+            "unlearn",
+            MODES,
+            "unlearn: what isn't done yet; evaluate: measure stored generators again.",
         )
         rest = FLAGS(argv)
         FLAGS.config.lock()  # a file that isn't there is reported on first use only
@@ -50,11 +56,15 @@ def main(argv: list[str]) -> None:
     del argv  # `parse` leaves nothing in it
     logging.set_verbosity(logging.WARNING)
     try:
-        run(FLAGS.config, Path(FLAGS.workdir or f"runs/{FLAGS.config.name}"))
+        run(
+            FLAGS.config, Path(FLAGS.workdir or f"runs/{FLAGS.config.name}"), FLAGS.mode
+        )
     except InputError as error:
         fail(error, 2)
     except (UnlearningError, OSError) as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        fail("broken off; the same command goes on from here", 130)
 
 
 def fail(error: object, code: int) -> NoReturn:

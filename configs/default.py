@@ -13,11 +13,22 @@ def get_config() -> ConfigDict:
     # "default" lets it use TF32.
     config.precision = "highest"
 
-    # Whom to forget.
+    config.save_every = 100  # steps between two checkpoints of a person's training
+    config.cache = "runs/cache"  # for statistics that other runs need again
+
+    # Whom to forget; several people are forgotten one after another, each from the
+    # original generator.
     config.source = source = ConfigDict()
-    source.image = ""  # an aligned photo; if empty, a person is sampled:
+    # "random": sampled people; "in_domain": each photo is a person; "out_of_domain": a
+    # folder of one person's photos, or with a sub-folder for each person, who is
+    # forgotten from the first photo and tested on the others. Empty: "in_domain" where
+    # there is a photo.
+    source.scenario = ""
+    source.image = ""  # a photo, or a folder; if empty, people are sampled:
     source.seed = 0  # whom; z = numpy.random.default_rng(seed).standard_normal
-    source.psi = 1.0  # truncation of the sampled person, and of the other people below
+    source.count = 1  # how many people, of the seeds from `seed` on
+    source.seeds = ()  # these people instead, as in (3, 5, 8)
+    source.psi = 1.0  # truncation of the sampled people, and of the other people below
 
     # Where the networks are, as `python -m convert` writes them, and where the files
     # that they are converted from are published.
@@ -53,11 +64,12 @@ def get_config() -> ConfigDict:
     config.optimizer = optimizer = ConfigDict()  # Adam, on the synthesis network alone
     optimizer.learning_rate = 1e-4
 
-    # Afterwards: how other people fared.
+    # Afterwards: how well the person is forgotten, and how other people fared.
     config.evaluate = evaluate = ConfigDict()
-    evaluate.others = 200  # how many are measured
+    evaluate.others = 200  # how many other people are measured
     evaluate.shown = 6  # how many of them stand in before_after.png
     evaluate.seed = 1  # of their draw
+    evaluate.batch = 10  # pictures in one pass
     return config
 
 

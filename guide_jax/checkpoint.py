@@ -1,5 +1,6 @@
 """Networks on disk: one `.npz` file (the demo bundle) or an Orbax folder."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
@@ -211,12 +213,69 @@ def _read_leaves(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files if name != HEADER}
 
 
+def network_hash(network: nnx.Module) -> str:
+    """Returns a SHA-256 of a network's kind, configuration and leaves, hexadecimal."""
+    found = hashlib.sha256(json.dumps([network.kind, network.config]).encode())
+    for name, leaf in sorted(flat_leaves(network).items()):
+        found.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).data)
+    return found.hexdigest()
+
+
+class Keeper:
+    """Keeps the state of a training, so that one broken off goes on from there.
+
+    A state is stored under what it belongs to; one of another training is not gone on
+    from, and a damaged one neither.
+    """
+
+    def __init__(self, path: Path, belongs_to: str, every: int):
+        """Names the place; nothing is written yet.
+
+        Args:
+            path: an Orbax folder, made by the first `save`.
+            belongs_to: identifies the training: settings, weights, person.
+            every: steps between two savings; 0 for none.
+        """
+        self._path, self._belongs_to = Path(path).absolute(), belongs_to
+        self._every = every
+
+    def due(self, step: int) -> bool:
+        """Says whether the state after so many steps is to be saved."""
+        return self._every > 0 and step % self._every == 0
+
+    def save(self, state: Any) -> None:
+        """Stores a tree of arrays in the last one's place, once it is whole."""
+        part = self._path.with_name(f".{self._path.name}.part")
+        about = {"belongs_to": self._belongs_to}
+        ocp.save(part, state, custom_metadata=about, overwrite=True)
+        put(part, self._path)
+
+    def load(self, fresh: Any) -> Any:
+        """Returns the stored tree, or `fresh`, which has its structure."""
+        try:
+            about = ocp.metadata(self._path).custom_metadata
+            if about == {"belongs_to": self._belongs_to}:
+                return ocp.load(self._path, fresh)
+        except Exception as error:  # a damaged folder makes Orbax raise anything
+            if self._path.exists():
+                logging.warning(
+                    "%s can't be read, starting anew: %s", self._path, error
+                )
+        return fresh
+
+    def drop(self) -> None:
+        """Removes what is stored."""
+        _remove(self._path)
+
+
 def put(part: Path, path: Path) -> None:
     """Renames a whole file or folder to `path`, where an older one may stand."""
     if not path.is_dir():
         os.replace(part, path)
         return
     old = part.with_suffix(".old")
+    _remove(old)  # of a program that was killed here
     os.replace(path, old)
     os.replace(part, path)
     _remove(old)

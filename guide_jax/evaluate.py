@@ -1,175 +1,230 @@
-"""What was forgotten and what was kept: identity and LPIPS, before and after."""
+"""What was forgotten and what was kept: the paper's measures, and other people's fate.
 
+The paper's are ID, ID_others (other photos of the person), FID_pre and delta FID_real
+(section 4.1). Beside them stands what became of other people: their identity and LPIPS.
+"""
+
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from guide_jax.losses import Judges
-from guide_jax.models import arcface
+from guide_jax.judges import Faces, Judge, joined, similarity, strangers
 
-BATCH = 10  # latents in one jitted pass
+BATCH = 10  # pictures in one jitted pass
+
+MEASURES = {
+    "id": "identity similarity of the person before and after (low: forgotten)",
+    "id_others": "the same of other photos of the person (low: forgotten)",
+    "id_strangers": "the same of two different people, for comparison",
+    "lpips_person": "LPIPS of the person's picture before and after",
+    "fid_pre": "FID between the generators before and after (low: kept)",
+    "delta_fid_real": "what the FID to real photos grew by (low: kept)",
+    "id_kept": "mean identity similarity of other people to themselves (high: kept)",
+    "id_kept_worst": "the lowest of them",
+    "lpips_kept": "mean LPIPS of other people to themselves (low: kept)",
+    "people_kept": "how many other people were looked at",
+    "no_face": "pictures in which no face was found; they count for no similarity",
+}
+COUNTS = "people_kept", "no_face"
 
 
-class Looks(NamedTuple):
+class View(NamedTuple):
     """How a generator shows some latents.
 
     Attributes:
         images: `[N, H, W, 3]` float32.
-        embeddings: unit-norm identity embeddings `[N, E]`.
+        faces: each judge's view of them, by the judge's name.
     """
 
     images: np.ndarray
-    embeddings: np.ndarray
+    faces: dict[str, Faces]
 
 
-class Others(NamedTuple):
+class Kept(NamedTuple):
     """Other people, by the original generator and by the one that forgot.
 
     Attributes:
-        before: unit-norm identity embeddings `[N, E]`.
-        after: the same latents' `[N, E]`.
+        before: each judge's view, by its name.
+        after: the same latents'.
         lpips: of each pair of pictures `[N]`.
         shown: the first pictures before and after, each `[n, H, W, 3]`.
     """
 
-    before: np.ndarray
-    after: np.ndarray
+    before: dict[str, Faces]
+    after: dict[str, Faces]
     lpips: np.ndarray
     shown: tuple[np.ndarray, np.ndarray]
 
 
 class Evaluator:
-    """Compares generators, by LPIPS and an identity encoder that was not in the loss.
+    """Compares generators with the one that they were made from.
 
     The passes are compiled once, for however many generators and people.
     """
 
-    def __init__(self, generator: nnx.Module, judges: Judges):
+    def __init__(
+        self,
+        generator: nnx.Module,
+        lpips: nnx.Module,
+        judges: Mapping[str, Judge],
+        batch: int = BATCH,
+    ):
         """Prepares the passes.
 
         Args:
-            generator: any with the architecture of those to be compared.
-            judges: LPIPS, and an identity encoder that was not in the loss.
+            generator: the original.
+            lpips: network.
+            judges: by name, none of them in the loss; the first one's measures have no
+                name appended.
+            batch: pictures in one pass.
         """
+        self._original, self._judges, self._batch = generator, dict(judges), batch
         graph = nnx.split(generator.synthesis)[0]
-        identity, self._identity = nnx.split(judges.identity)
-        lpips, self._lpips = nnx.split(judges.lpips)
+        lpips_graph, self._lpips = nnx.split(lpips)
+        self._before: dict[bytes, dict[str, Faces]] = {}
 
         @jax.jit
-        def look(synthesis, identity_state, w):
-            images, _ = nnx.merge(graph, synthesis)(w)
-            encoder = nnx.merge(identity, identity_state)
-            return images, arcface.embed(encoder, images)
+        def show(synthesis, w):
+            return nnx.merge(graph, synthesis)(w)[0]
 
         @jax.jit
         def distance(lpips_state, a, b):
-            return nnx.merge(lpips, lpips_state)(a, b)
+            return nnx.merge(lpips_graph, lpips_state)(a, b)
 
-        @jax.jit
-        def embed(identity_state, images):
-            return arcface.embed(nnx.merge(identity, identity_state), images)
+        self._show, self._distance = show, distance
 
-        self._look, self._distance, self._embed = look, distance, embed
-
-    def look(self, generator: nnx.Module, w: jax.Array) -> Looks:
-        """Shows latents `[N, L, D]` through a generator."""
+    def show(self, generator: nnx.Module, w: np.ndarray) -> np.ndarray:
+        """Returns a generator's pictures `[N, H, W, 3]` of latents `[N, L, D]`."""
         state = nnx.state(generator.synthesis)
-        parts = [
-            self._look(state, self._identity, part)
-            for part, _ in _batches(np.asarray(w))
-        ]
-        images, embeddings = (
-            np.concatenate(x)[: len(w)] for x in zip(*parts, strict=True)
-        )
-        return Looks(images, embeddings)
+        batches = self._batches(np.asarray(w))
+        return np.concatenate([self._show(state, part)[:n] for part, n in batches])
 
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """Unit-norm identity embeddings `[N, E]` of pictures `[N, H, W, 3]`."""
-        return np.asarray(self._embed(self._identity, images))
+    def judge(self, images: np.ndarray) -> dict[str, Faces]:
+        """Returns each judge's view of pictures `[N, H, W, 3]`."""
+        batches = self._batches(images)
+        return {
+            name: joined([Faces(*(x[:n] for x in judge(part))) for part, n in batches])
+            for name, judge in self._judges.items()
+        }
+
+    def look(self, generator: nnx.Module, w: np.ndarray) -> View:
+        """Shows latents `[N, L, D]` through a generator, and judges the pictures."""
+        images = self.show(generator, w)
+        return View(images, self.judge(images))
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """LPIPS of image pairs `[N, H, W, 3]`, `[N]`."""
-        pairs = zip(_batches(a), _batches(b), strict=True)
+        pairs = zip(self._batches(a), self._batches(b), strict=True)
         parts = [self._distance(self._lpips, x, y)[:n] for (x, n), (y, _) in pairs]
         return np.concatenate(parts)
 
-    def others(
-        self, before: nnx.Module, after: nnx.Module, w: jax.Array, shown: int
-    ) -> Others:
-        """Looks at people through two generators, a batch at a time.
+    def kept(self, forgetful: nnx.Module, w: np.ndarray, shown: int) -> Kept:
+        """Looks at other people through both generators, a batch at a time.
 
         Args:
-            before: the original generator.
-            after: the one that forgot.
+            forgetful: the generator that forgot.
             w: codes `[N, L, D]`.
             shown: how many of their pictures to keep.
         """
-        parts = []
-        for start in range(0, len(w), BATCH):
-            part = w[start : start + BATCH]
-            a, b = self.look(before, part), self.look(after, part)
+        w = np.asarray(w)
+        before, after, lpips, pictures = [], [], [], []
+        for start in range(0, len(w), self._batch):
+            part = w[start : start + self._batch]
+            a, b = self.show(self._original, part), self.show(forgetful, part)
+            before.append(self._judge_once(part, a))
+            after.append(self.judge(b))
+            lpips.append(self.lpips(a, b))
             keep = max(0, shown - start)
-            pictures = a.images[:keep], b.images[:keep]
-            lpips = self.lpips(a.images, b.images)
-            parts.append((a.embeddings, b.embeddings, lpips, *pictures))
-        *numbers, shown_a, shown_b = map(np.concatenate, zip(*parts, strict=True))
-        return Others(*numbers, (shown_a, shown_b))
+            pictures.append((a[:keep], b[:keep]))
+        shown_a, shown_b = map(np.concatenate, zip(*pictures, strict=True))
+        return Kept(
+            {name: joined([x[name] for x in before]) for name in self._judges},
+            {name: joined([x[name] for x in after]) for name in self._judges},
+            np.concatenate(lpips),
+            (shown_a, shown_b),
+        )
 
-    def compare(self, others: Others, person: tuple[Looks, Looks]) -> dict:
+    def _judge_once(self, w: np.ndarray, images: np.ndarray) -> dict[str, Faces]:
+        """Judges pictures of the original generator, which every person shares."""
+        key = w.tobytes()
+        if key not in self._before:
+            self._before[key] = self.judge(images)
+        return self._before[key]
+
+    def compare(
+        self,
+        kept: Kept,
+        person: tuple[View, View],
+        tests: tuple[View, View] | None = None,
+    ) -> dict[str, float | int | None]:
         """Measures one unlearning.
 
         Args:
-            others: other people, by the original generator and by the one that forgot.
+            kept: other people, before and after.
             person: the forgotten person, before and after.
+            tests: other photos of the person, before and after.
 
         Returns:
-            The measures by name; `MEASURES` says what each means.
+            The measures by name, as `MEASURES` explains them; each further judge's have
+            its name appended, as in `id_facenet`. None where there was no face.
         """
-        own = np.sum(others.before * others.after, axis=1)
-        pairs = others.before @ others.before.T
-        strangers = pairs[np.triu_indices(len(pairs), 1)]
-        id_person = np.sum(person[0].embeddings * person[1].embeddings)
-        return {
-            "id": float(id_person),
-            "id_strangers": float(strangers.mean()),
-            "lpips_person": float(self.lpips(person[0].images, person[1].images)[0]),
-            "id_others": float(own.mean()),
-            "id_others_worst": float(own.min()),
-            "lpips_others": float(others.lpips.mean()),
-            "others": len(own),
-        }
+        found: dict[str, float | int | None] = {}
+        for i, name in enumerate(self._judges):
+            end = f"_{name}" if i else ""
+            found[f"id{end}"] = _mean(_pairs(person, name))
+            if tests:
+                found[f"id_others{end}"] = _mean(_pairs(tests, name))
+            found[f"id_strangers{end}"] = _mean(strangers(kept.before[name]))
+            own = similarity(kept.before[name], kept.after[name])
+            found[f"id_kept{end}"] = _mean(own)
+            found[f"id_kept_worst{end}"] = float(own.min()) if own.size else None
+        found["lpips_person"] = float(self.lpips(person[0].images, person[1].images)[0])
+        found["lpips_kept"] = float(kept.lpips.mean())
+        found["people_kept"] = len(kept.lpips)
+        first = next(iter(self._judges))
+        views = [x.faces for x in (*person, *(tests or ()))]
+        looked_at = [faces[first].found for faces in (*views, kept.before, kept.after)]
+        found["no_face"] = int(sum(np.sum(~seen) for seen in looked_at))
+        return {name: found[name] for name in measures_in(found)}
 
-    def likeness(self, photo: np.ndarray, reconstruction: Looks) -> dict[str, float]:
+    def likeness(self, photo: np.ndarray, reconstruction: View) -> dict:
         """Says how like the photo `[1, H, W, 3]` its reconstruction is.
 
         A bad inversion makes the generator forget somebody else.
         """
-        embedding = self.embed(photo)
-        return {
-            "id": float(np.sum(embedding * reconstruction.embeddings)),
-            "lpips": float(self.lpips(photo, reconstruction.images)[0]),
-        }
+        first = next(iter(self._judges))
+        cosine = similarity(self.judge(photo)[first], reconstruction.faces[first])
+        lpips = self.lpips(photo, reconstruction.images)[0]
+        return {"id": _mean(cosine), "lpips": float(lpips)}
+
+    def _batches(self, x: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """Cuts into batches of one size; the last repeats its last row to be full."""
+        batches = []
+        for start in range(0, len(x), self._batch):
+            part = x[start : start + self._batch]
+            missing = self._batch - len(part)
+            batches.append((np.concatenate([part, *[part[-1:]] * missing]), len(part)))
+        return batches
 
 
-MEASURES = {
-    "id": "identity similarity of the person before and after (low: forgotten)",
-    "id_strangers": "the same of two different people, for comparison",
-    "lpips_person": "LPIPS of the person's picture before and after",
-    "id_others": "mean identity similarity of other people to themselves (high: kept)",
-    "id_others_worst": "the lowest of them",
-    "lpips_others": "mean LPIPS of other people to themselves (low: kept)",
-    "others": "how many other people were looked at",
-}
+def measures_in(results: Mapping) -> list[str]:
+    """Returns the names of the measures among results, in the order of `MEASURES`."""
+    order = list(MEASURES)
+
+    def base(name: str) -> str:  # id_facenet is id's; id_kept_facenet id_kept's
+        return max(
+            (k for k in order if f"{name}_".startswith(f"{k}_")), key=len, default=""
+        )
+
+    return sorted(filter(base, results), key=lambda name: order.index(base(name)))
 
 
-def _batches(x: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """Cuts into batches of one size; the last repeats its last row to be full."""
-    batches = []
-    for start in range(0, len(x), BATCH):
-        part = x[start : start + BATCH]
-        missing = BATCH - len(part)
-        batches.append((jnp.concatenate([part, *[part[-1:]] * missing]), len(part)))
-    return batches
+def _pairs(views: tuple[View, View], name: str) -> np.ndarray:
+    return similarity(views[0].faces[name], views[1].faces[name])
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None

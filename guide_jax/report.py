@@ -1,11 +1,13 @@
 """Turns a run into pictures and tables that a person reads without opening the code."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from guide_jax import evaluate
 from guide_jax.data import to_uint8
 from guide_jax.evaluate import MEASURES
 
@@ -61,20 +63,91 @@ def _numbered(images: np.ndarray) -> dict[str, np.ndarray]:
     return {str(i): image for i, image in enumerate(images)}
 
 
-def table(results: Mapping[str, float]) -> str:
-    """Returns the measures as lines of text, each with its meaning."""
-    rows = [
-        (name, f"{results[name]:.3f}" if name != "others" else str(results[name]), text)
-        for name, text in MEASURES.items()
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+def pictures(folder: Path, images: Mapping[str, np.ndarray]) -> None:
+    """Writes images `[H, W, 3]` as PNG files, numbered and named by their labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for i, (label, image) in enumerate(images.items(), 1):
+        name = f"{i}_{label.replace(' ', '_')}.png"
+        Image.fromarray(to_uint8(image)).save(folder / name)
+
+
+def write_json(path: Path, results: Mapping) -> None:
+    """Writes results so that either the whole of them is at `path` or nothing new."""
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that either the whole of it is at `path` or nothing new."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def table(results: Mapping[str, float | int | None]) -> str:
+    """Returns a person's measures as lines of text, each with its meaning."""
+    return _lines(
+        (name, _value(name, results[name]), meaning(name))
+        for name in evaluate.measures_in(results)
+    )
+
+
+def summary_table(summary: Mapping) -> str:
+    """Returns the means of several people's measures as lines of text."""
+    return _lines(
+        (name, mean_of(name, summary), meaning(name))
+        for name in evaluate.measures_in(summary["mean"])
+    )
+
+
+def _lines(rows: Iterable[tuple[str, str, str]]) -> str:
+    rows = list(rows)
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
     return "\n".join(
         f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {text}"
         for name, value, text in rows
     )
 
 
+def _value(name: str, value: float | int | None) -> str:
+    if value is None:
+        return "no face"
+    return str(value) if name in evaluate.COUNTS else f"{value:.3f}"
+
+
+def meaning(name: str) -> str:
+    """Says what a measure is; one of a further judge's, by that judge."""
+    if name in MEASURES:
+        return MEASURES[name]
+    known = max((k for k in MEASURES if name.startswith(f"{k}_")), key=len)
+    return f"{MEASURES[known]}, by {name.removeprefix(f'{known}_')}"
+
+
+def mean_of(name: str, summary: Mapping) -> str:
+    """Returns a measure's mean over the people, with its deviation unless it counts."""
+    mean = summary["mean"][name]
+    if name in evaluate.COUNTS:
+        return f"{mean:g}"
+    return plus_minus(mean, summary["deviation"].get(name))
+
+
+def plus_minus(mean: float, deviation: float | None) -> str:
+    """Returns "0.123 ± 0.045", or the mean alone."""
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+
+
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Returns "0.123 ± 0.045", with the sample's standard deviation if it has one."""
-    mean = f"{np.mean(values):.3f}"
-    return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
+    deviation = np.std(values, ddof=1) if len(values) > 1 else None
+    return plus_minus(np.mean(values), deviation)
+
+
+def duration(seconds: float) -> str:
+    """Returns "12 s", "5 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours = f"{minutes // 60} h " if minutes >= 60 else ""
+    return f"{hours}{minutes % 60 if hours else minutes} min"

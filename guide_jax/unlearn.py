@@ -5,7 +5,7 @@ latents, takes one batched pass through the student and one through the source, 
 moves the synthesis network's parameters, and no others, with Adam.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
+from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import (
     Judges,
@@ -25,7 +26,6 @@ from guide_jax.losses import (
     unlearning_loss,
     view,
 )
-from guide_jax.networks import jitted
 
 Tree = Any
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
@@ -193,78 +193,133 @@ def make_train_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
     return jax.jit(train_step, donate_argnums=(0, 1))
 
 
-def unlearn(
-    generator: nnx.Module,
-    judges: Judges,
-    w_u: jax.Array,
-    w_target: jax.Array,
-    *,
-    steps: int,
-    learning_rate: float = 1e-4,
-    weights: LossWeights = PUBLISHED_WEIGHTS,
-    draws: Draws = PUBLISHED_DRAWS,
-    key: jax.Array,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
-) -> nnx.Module:
-    """Makes a generator forget one person.
+class Unlearner:
+    """Makes a generator forget one person after another, with one compiled step."""
 
-    Args:
-        generator: stays as it is.
-        judges: LPIPS and identity networks for the losses.
-        w_u: the person's code `[1, L, D]`.
-        w_target: where it shall go, `[1, L, D]`.
-        steps: how many; the paper's is 1000.
-        learning_rate: Adam's.
-        weights: of the losses.
-        draws: of the random latents.
-        key: step i draws from `jax.random.fold_in(key, i)`.
-        on_step: called with each step's number and terms, one step late.
+    def __init__(
+        self,
+        generator: nnx.Module,
+        judges: Judges,
+        *,
+        learning_rate: float = 1e-4,
+        weights: LossWeights = PUBLISHED_WEIGHTS,
+        draws: Draws = PUBLISHED_DRAWS,
+    ):
+        """Prepares the step.
 
-    Returns:
-        A generator with a synthesis network of its own.
+        Args:
+            generator: every person is forgotten from it; it stays as it is.
+            judges: LPIPS and identity networks for the losses.
+            learning_rate: Adam's.
+            weights: of the losses.
+            draws: of the random latents.
+        """
+        self._generator = generator
+        self._trainer, _ = make_trainer(generator, judges, weights, learning_rate)
+        self._constants = self._trainer.constants()
+        self._step = make_train_step(self._trainer, draws, generator.z_dim)
+        graph = self._trainer.graph
 
-    Raises:
-        UnlearningError: a loss, or the image after the last step, is not finite.
-    """
-    trainer, student = make_trainer(generator, judges, weights, learning_rate)
-    opt_state = trainer.tx.init(student)
-    train_step = make_train_step(trainer, draws, generator.z_dim)
-    constants = trainer.constants()
+        @jax.jit
+        def image(student, rest, w):
+            return nnx.merge(graph, student, rest)(w)[0]
 
-    def run() -> Iterator[dict[str, jax.Array]]:
-        nonlocal student, opt_state
-        for i in range(steps):
-            step_key = jax.random.fold_in(key, i)
-            student, opt_state, terms = train_step(
-                student, opt_state, constants, w_u, w_target, step_key
-            )
-            yield terms
+        self._image = image
 
-    with tqdm(total=steps, desc="forgetting", unit="step") as bar:
-        bar.set_postfix_str("compiling the step")
-        for i, terms in enumerate(_one_late(run())):
-            summary = summarise(jax.device_get(terms))
-            if not np.isfinite(summary["total"]):
-                raise UnlearningError(
-                    f"the loss is {summary['total']} at step {i}: nothing was kept;"
-                    " a lower learning rate may help"
+    def __call__(
+        self,
+        w_u: jax.Array,
+        w_target: jax.Array,
+        *,
+        steps: int,
+        key: jax.Array,
+        on_step: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
+        keeper: Keeper | None = None,
+    ) -> nnx.Module:
+        """Makes the generator forget one person.
+
+        Args:
+            w_u: the person's code `[1, L, D]`.
+            w_target: where it shall go, `[1, L, D]`.
+            steps: how many; the paper's is 1000.
+            key: step i draws from `jax.random.fold_in(key, i)`.
+            on_step: called with each step's number and terms, one step late.
+            keeper: keeps the state now and then; a state that it has is gone on from,
+                and `on_step` begins there.
+
+        Returns:
+            A generator with a synthesis network of its own.
+
+        Raises:
+            UnlearningError: a loss, or the image after the last step, is not finite.
+        """
+        state = self._begin(key, keeper)
+        first = int(state["step"])
+        student, opt_state = state["student"], state["opt_state"]
+        with tqdm(total=steps, initial=first, desc="forgetting", unit="step") as bar:
+            bar.set_postfix_str("compiling the step")
+
+            def report(step: int, terms: dict[str, jax.Array]) -> None:
+                summary = summarise(jax.device_get(terms))
+                if not np.isfinite(summary["total"]):
+                    raise UnlearningError(
+                        f"the loss is {summary['total']} at step {step}: nothing of it"
+                        " was kept; a lower learning rate may help"
+                    )
+                if step == first:
+                    bar.unpause()  # the compilation is no measure of what is to come
+                bar.update()
+                bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
+                on_step(step, summary)
+
+            waiting = []  # reading a step's terms one step late doesn't wait for it
+            for i in range(first, steps):
+                student, opt_state, terms = self._step(
+                    student,
+                    opt_state,
+                    self._constants,
+                    w_u,
+                    w_target,
+                    jax.random.fold_in(key, i),
                 )
-            if i == 0:
-                bar.unpause()  # the compilation is no measure of what is to come
-            bar.update()
-            bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
-            on_step(i, summary)
-    forgetful = nnx.clone(generator)
-    # A copy, so that not even the stored noise is shared with the original.
-    forgetful.synthesis = nnx.merge(trainer.graph, student, trainer.rest, copy=True)
-    # A step's loss is measured before its update: this looks at the last one's.
-    image = jitted(forgetful.synthesis, lambda synthesis, w: synthesis(w)[0])(w_u)
-    if not np.isfinite(image).all():
-        raise UnlearningError(
-            "the last step left a generator whose images are not finite: nothing was"
-            " kept; a lower learning rate may help"
-        )
-    return forgetful
+                waiting.append((i, terms))
+                due = keeper is not None and keeper.due(i + 1)
+                while len(waiting) > (0 if due else 1):
+                    report(*waiting.pop(0))
+                if due and i + 1 < steps:
+                    self._check_image(student, w_u)
+                    keeper.save(_state(i + 1, key, student, opt_state))
+            for late in waiting:
+                report(*late)
+        # A step's loss is measured before its update: this looks at the last one's.
+        self._check_image(student, w_u)
+        forgetful = nnx.clone(self._generator)
+        # A copy, so that not even the stored noise is shared with the original.
+        rest = self._trainer.rest
+        forgetful.synthesis = nnx.merge(self._trainer.graph, student, rest, copy=True)
+        return forgetful
+
+    def _begin(self, key: jax.Array, keeper: Keeper | None) -> Tree:
+        # A copy, because the step donates the student's buffers.
+        student = jax.tree.map(jnp.copy, self._trainer.source)
+        state = _state(0, key, student, self._trainer.tx.init(student))
+        return keeper.load(state) if keeper else state
+
+    def _check_image(self, student: Tree, w_u: jax.Array) -> None:
+        if not np.isfinite(self._image(student, self._trainer.rest, w_u)).all():
+            raise UnlearningError(
+                "training left a generator whose images are not finite: nothing of it"
+                " was kept; a lower learning rate may help"
+            )
+
+
+def _state(step: int, key: jax.Array, student: Tree, opt_state: Tree) -> Tree:
+    return {
+        "step": np.asarray(step, np.int64),
+        "key": jax.random.key_data(key),
+        "student": student,
+        "opt_state": opt_state,
+    }
 
 
 def summarise(terms: dict[str, np.ndarray]) -> dict[str, float]:
@@ -273,17 +328,3 @@ def summarise(terms: dict[str, np.ndarray]) -> dict[str, float]:
         name: float(value if np.ndim(value) == 0 else value[0])
         for name, value in terms.items()
     }
-
-
-def _one_late(terms: Iterator) -> Iterator:
-    """Passes each item on after the next was asked for.
-
-    Reading a step's terms waits for the device; one step late, it doesn't have to wait.
-    """
-    previous = None
-    for current in terms:
-        if previous is not None:
-            yield previous
-        previous = current
-    if previous is not None:
-        yield previous

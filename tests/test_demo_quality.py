@@ -1,58 +1,51 @@
-"""The benchmark of the demo: what it runs again, and what it prints."""
+"""The benchmark of the demo: what it runs, and what it prints."""
 
-import json
-import os
 import sys
 
 import pytest
 
 from benchmarks import demo_quality
-from guide_jax.networks import BUNDLE
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
-    """Returns a function: arguments -> (configs of the runs made, what was printed)."""
+    """Returns a function: arguments -> (configs and folders run, what was printed)."""
     runs = []
 
     def run(config, workdir):
-        runs.append(config)
-        results = dict.fromkeys(demo_quality.COLUMNS, 0.1 * config.source.seed)
-        results |= {"seconds": {"total": 60.0}, "config": config.to_dict()}
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "results.json").write_text(json.dumps(results))
-        return results
+        runs.append((config, workdir.relative_to(tmp_path)))
+        people = [
+            dict.fromkeys(demo_quality.COLUMNS, s / 10) for s in config.source.seeds
+        ]
+        return {"people": people} if len(people) > 1 else people[0]
 
     def call(*args):
-        runs.clear()
         argv = ["demo_quality.py", f"--workdir={tmp_path}", *args]
         monkeypatch.setattr(sys, "argv", argv)
         demo_quality.main()
-        return list(runs), capsys.readouterr().out
+        return runs, capsys.readouterr().out
 
     monkeypatch.setattr(demo_quality.experiment, "run", run)
-    monkeypatch.setattr(demo_quality.jax.config, "update", lambda *_: None)
     return call
 
 
 def test_every_method_runs_for_every_person(bench):
     runs, out = bench("--seeds", "1", "3", "--others=9")
-    assert [config.source.seed for config in runs] == [1, 3] * 3
-    assert [config.target.name for config in runs] == ["extra"] * 2 + ["average"] * 4
-    assert [config.loss.adjacency.count for config in runs] == [2] * 4 + [0] * 2
-    assert {config.evaluate.others for config in runs} == {9}
+    configs = [config for config, _ in runs]
+    assert {tuple(config.source.seeds) for config in configs} == {(1, 3)}
+    assert [config.target.name for config in configs] == ["extra", "average", "average"]
+    assert [config.loss.adjacency.count for config in configs] == [2, 2, 0]
+    assert {config.evaluate.others for config in configs} == {9}
+    assert [str(folder) for _, folder in runs] == [
+        f"demo/{method}" for method in demo_quality.METHODS
+    ]
     for method in demo_quality.METHODS:
         assert f"{method}: 2 people, 9 others each" in out
-    assert out.count("id_others        0.200 ± 0.141   [0.1 0.3]") == 3
+    assert out.count("id_kept          0.200 ± 0.141   [0.1 0.3]") == 3
 
 
-def test_finished_runs_are_kept_until_settings_or_weights_change(bench, tmp_path):
-    args = "--seeds", "1", "2", "--methods", "extra"
-    assert len(bench(*args)[0]) == 2
-    assert bench(*args)[0] == []
-    assert len(bench(*args, "--others=7")[0]) == 2
-    assert len(bench(*args, "--config=demo_128")[0]) == 2
-    results = tmp_path / "demo" / "extra_1" / "results.json"
-    older = (BUNDLE / "encoder.npz").stat().st_mtime - 1
-    os.utime(results, (older, older))
-    assert [config.source.seed for config in bench(*args, "--others=7")[0]] == [1]
+def test_one_person_and_one_method_of_the_larger_demo(bench):
+    runs, out = bench("--config=demo_128", "--seeds", "4", "--methods", "extra")
+    ((config, folder),) = runs
+    assert (config.name, str(folder)) == ("demo_128", "demo_128/extra")
+    assert "id               0.400   [0.4]" in out

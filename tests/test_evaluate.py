@@ -1,21 +1,32 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from flax import nnx
 
-from guide_jax.evaluate import BATCH, MEASURES, Evaluator, Looks, Others
+from guide_jax.evaluate import BATCH, Evaluator, Kept, View, measures_in
+from guide_jax.judges import Faces, cropping
 from guide_jax.models import arcface
 
 COUNT = BATCH + 3  # the second batch is not full
+
+
+def faces(embeddings):
+    return Faces(embeddings, np.ones(len(embeddings), bool))
 
 
 @pytest.fixture(scope="module")
 def setting():
     generator, judges = tiny.generator(8), tiny.judges()
     w = np.random.default_rng(0).standard_normal((COUNT, 4, 7)).astype(np.float32)
-    evaluator = Evaluator(generator, judges)
+    named = {"judge": cropping(judges.identity)}
+    evaluator = Evaluator(generator, judges.lpips, named)
     return generator, judges, w, evaluator, evaluator.look(generator, w)
+
+
+def changed_one(generator):
+    other = nnx.clone(generator)
+    other.synthesis.b8.torgb.bias[...] = other.synthesis.b8.torgb.bias[...] + 1
+    return other
 
 
 def test_batches_give_what_one_pass_over_all_gives(setting):
@@ -27,10 +38,12 @@ def test_batches_give_what_one_pass_over_all_gives(setting):
         return images, arcface.embed(modules.identity, images)
 
     images, embeddings = tiny.jitted(modules, direct, w)
+    seen = looks.faces["judge"]
     assert looks.images.shape == (COUNT, 8, 8, 3)
     np.testing.assert_allclose(looks.images, images, atol=1e-5)
-    np.testing.assert_allclose(looks.embeddings, embeddings, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(looks.embeddings, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(seen.embeddings, embeddings, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-5)
+    assert seen.found.all()
 
 
 def test_lpips_in_batches_is_that_of_each_pair(setting):
@@ -46,73 +59,102 @@ def test_lpips_in_batches_is_that_of_each_pair(setting):
 
 def test_another_generator_is_looked_at_by_the_same_pass(setting):
     generator, _, w, evaluator, looks = setting
-    other = nnx.clone(generator)
-    other.synthesis.b8.torgb.bias[...] = other.synthesis.b8.torgb.bias[...] + 1
     np.testing.assert_allclose(
-        evaluator.look(other, w).images, looks.images + 1, atol=1e-4
-    )
-
-
-def test_embed_is_what_look_embeds(setting):
-    *_, evaluator, looks = setting
-    np.testing.assert_allclose(
-        evaluator.embed(looks.images), looks.embeddings, atol=1e-5
+        evaluator.show(changed_one(generator), w), looks.images + 1, atol=1e-4
     )
 
 
 def test_a_generator_that_forgot_nothing_keeps_all_identities(setting):
-    generator, _, w, evaluator, looks = setting
-    own = Looks(looks.images[:1], looks.embeddings[:1])
-    others = evaluator.others(generator, generator, w, 2)
-    measures = evaluator.compare(others, (own, own))
-    for name in ("id", "id_others", "id_others_worst"):
+    generator, _, w, evaluator, _ = setting
+    own = evaluator.look(generator, w[:1])
+    measures = evaluator.compare(evaluator.kept(generator, w, 2), (own, own))
+    for name in ("id", "id_kept", "id_kept_worst"):
         assert measures[name] == pytest.approx(1, abs=1e-6)
-    for name in ("lpips_person", "lpips_others"):
+    for name in ("lpips_person", "lpips_kept", "no_face"):
         assert measures[name] == pytest.approx(0, abs=1e-6)
+    assert "id_others" not in measures  # there is no other photo
 
 
 @pytest.mark.parametrize("shown", [0, 2, BATCH + 1])
 def test_others_are_looked_at_in_batches_and_some_pictures_kept(setting, shown):
     generator, _, w, evaluator, looks = setting
-    other = nnx.clone(generator)
-    other.synthesis.b8.torgb.bias[...] = other.synthesis.b8.torgb.bias[...] + 1
+    other = changed_one(generator)
     changed = evaluator.look(other, w)
-    others = evaluator.others(generator, other, w, shown)
-    np.testing.assert_allclose(others.before, looks.embeddings, atol=1e-5)
-    np.testing.assert_allclose(others.after, changed.embeddings, atol=1e-5)
+    kept = evaluator.kept(other, w, shown)
+    for mine, view in ((kept.before, looks), (kept.after, changed)):
+        np.testing.assert_allclose(
+            mine["judge"].embeddings, view.faces["judge"].embeddings, atol=1e-5
+        )
     np.testing.assert_allclose(
-        others.lpips, evaluator.lpips(looks.images, changed.images), atol=1e-5
+        kept.lpips, evaluator.lpips(looks.images, changed.images), atol=1e-5
     )
-    assert [len(pictures) for pictures in others.shown] == [shown, shown]
-    np.testing.assert_allclose(others.shown[0], looks.images[:shown], atol=1e-5)
-    np.testing.assert_allclose(others.shown[1], changed.images[:shown], atol=1e-5)
+    assert [len(pictures) for pictures in kept.shown] == [shown, shown]
+    np.testing.assert_allclose(kept.shown[0], looks.images[:shown], atol=1e-5)
+    np.testing.assert_allclose(kept.shown[1], changed.images[:shown], atol=1e-5)
 
 
 def test_compare_equals_numpy(setting):
     _, _, _, evaluator, looks = setting
-    changed = Looks(looks.images[::-1], looks.embeddings[::-1])
-    person = tuple(Looks(x.images[:1], x.embeddings[:1]) for x in (looks, changed))
+    a = looks.faces["judge"].embeddings
+    images = looks.images
+    person = (
+        View(images[:1], {"judge": faces(a[:1])}),
+        View(images[-1:], {"judge": faces(a[-1:])}),
+    )
+    tests = (
+        View(images[:3], {"judge": faces(a[:3])}),
+        View(images[3:6], {"judge": faces(a[3:6])}),
+    )
     lpips = np.linspace(0, 1, COUNT)
-    none = (looks.images[:0], looks.images[:0])
-    others = Others(looks.embeddings, changed.embeddings, lpips, none)
-    measures = evaluator.compare(others, person)
-    assert list(measures) == list(MEASURES)
+    none = (images[:0], images[:0])
+    kept = Kept({"judge": faces(a)}, {"judge": faces(a[::-1])}, lpips, none)
+    measures = evaluator.compare(kept, person, tests)
 
-    a, b = looks.embeddings.astype(float), changed.embeddings.astype(float)
-    own = [x @ y for x, y in zip(a, b, strict=True)]
+    a = a.astype(float)
+    own = [x @ y for x, y in zip(a, a[::-1], strict=True)]
     pairs = [a[i] @ a[j] for i in range(COUNT) for j in range(i)]
     wanted = {
-        "id": a[0] @ b[0],
+        "id": a[0] @ a[-1],
+        "id_others": np.mean([a[i] @ a[i + 3] for i in range(3)]),
         "id_strangers": np.mean(pairs),
-        "lpips_person": evaluator.lpips(looks.images[:1], changed.images[:1])[0],
-        "id_others": np.mean(own),
-        "id_others_worst": min(own),
-        "lpips_others": 0.5,
-        "others": COUNT,
+        "lpips_person": evaluator.lpips(images[:1], images[-1:])[0],
+        "id_kept": np.mean(own),
+        "id_kept_worst": min(own),
+        "lpips_kept": 0.5,
+        "people_kept": COUNT,
+        "no_face": 0,
     }
+    assert list(measures) == list(wanted)
     for name, value in wanted.items():
         assert measures[name] == pytest.approx(value, abs=1e-5), name
         assert type(measures[name]) in (float, int), name  # JSON takes them
+
+
+def test_pictures_without_a_face_are_counted_and_left_out(setting):
+    generator, judges, w, _, looks = setting
+    blind = looks.images[2], looks.images[5]
+
+    def judge(images):
+        seen = [not any(np.allclose(x, b, atol=1e-4) for b in blind) for x in images]
+        whole = cropping(judges.identity)(images)
+        return Faces(whole.embeddings * np.array(seen)[:, None], np.array(seen))
+
+    evaluator = Evaluator(
+        generator, judges.lpips, {"first": judge, "second": cropping(judges.identity)}
+    )
+    other = changed_one(generator)
+    kept = evaluator.kept(other, w, 0)
+    own = evaluator.look(generator, w[2:3]), evaluator.look(other, w[2:3])
+    measures = evaluator.compare(kept, own)
+    assert measures["id"] is None
+    assert measures["no_face"] == 3  # the person before, and two of the others
+    assert measures["id_second"] == pytest.approx(
+        np.sum(own[0].faces["second"].embeddings * own[1].faces["second"].embeddings)
+    )
+    a, b = kept.before["second"].embeddings, kept.after["second"].embeddings
+    cosines = np.sum(a * b, axis=1)
+    assert measures["id_kept"] == pytest.approx(np.delete(cosines, [2, 5]).mean())
+    assert measures["id_kept_second"] == pytest.approx(cosines.mean())
 
 
 def test_a_picture_is_perfectly_like_itself_and_less_like_another(setting):
@@ -127,8 +169,7 @@ def test_a_picture_is_perfectly_like_itself_and_less_like_another(setting):
     assert other["lpips"] > 0.01
 
 
-def test_looks_are_numpy_arrays_of_float32(setting):
-    *_, looks = setting
-    for array in looks:
-        assert isinstance(array, np.ndarray)
-        assert array.dtype == jnp.float32
+def test_measures_are_found_among_other_results_and_in_order():
+    names = ["title", "id_kept", "id_facenet", "id", "identity", "fid_pre", "seconds"]
+    wanted = ["id_facenet", "id", "fid_pre", "id_kept"]
+    assert measures_in(dict.fromkeys(names, 0.5)) == wanted

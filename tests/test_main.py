@@ -14,12 +14,15 @@ from PIL import Image
 
 import main
 from configs import demo, ffhq
-from guide_jax import experiment, unlearn
+from guide_jax import session
 from guide_jax.checkpoint import load_network, save_network
 from guide_jax.errors import UnlearningError
 
 ROOT = Path(main.__file__).parent
-WRITTEN = {"generator", "metrics.jsonl", "results.json", "before_after.png"}
+WRITTEN = {
+    "generator", "codes.npz", "embeddings.npz", "metrics.jsonl", "results.json",
+    "before_after.png", "pictures", "results.csv", "report.html",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +95,11 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     assert not any("noise_const" in name for name in changed)
 
     results = json.loads((workdir / "results.json").read_text())
-    assert results["others"] == 3
+    assert results["people_kept"] == 3
     assert results["config"]["steps"] == 3
     assert results["lpips_person"] > 1e-4
     assert "inversion" not in results
-    for name in ("id_others", "lpips_others", "lpips_person", "id_strangers"):
+    for name in ("id_kept", "lpips_kept", "lpips_person", "id_strangers"):
         assert np.isfinite(results[name])
         assert f"{results[name]:.3f}" in done.stdout
     with Image.open(workdir / "before_after.png") as image:
@@ -166,7 +169,8 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         config.update_from_flattened_dict(changes)
         config.lock()
         before = set(tmp_path.rglob("*"))
-        given = SimpleNamespace(config=config, workdir=str(tmp_path / "work"))
+        work = str(tmp_path / "work")
+        given = SimpleNamespace(config=config, workdir=work, mode="unlearn")
         monkeypatch.setattr(main, "FLAGS", given)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit) as ended:
@@ -186,7 +190,14 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
     ("changes", "message"),
     [
         ({"source.image": "none.jpg"}, "none.jpg: no such photo"),
-        ({"source.image": "."}, ".: no such photo"),
+        ({"source.image": "empty"}, "empty: no photos in it (files ending in .jpeg"),
+        ({"source.scenario": "x"}, "config.source.scenario is 'x'; known are random"),
+        ({"source.scenario": "in_domain"}, "'in_domain' needs photos: set --config"),
+        ({"source.scenario": "random", "source.image": "text.txt"}, "but the scenario"),
+        ({"source.scenario": "out_of_domain", "source.image": "text.txt"},
+         "text.txt: no such folder; 'out_of_domain' takes a folder"),
+        ({"source.count": 0}, "config.source.count is 0; at least one person"),
+        ({"source.seeds": (1, -2)}, "config.source.seeds holds -2; whole numbers"),
         ({"source.image": "text.txt"}, "text.txt: not an image that can be read"),
         ({"networks.generator.path": "none.npz"}, "'none.npz': no such network; check"
          " --config.networks.generator.path"),
@@ -213,6 +224,7 @@ def test_wrong_settings_are_one_line_and_write_nothing(
 ):
     whole = networks["generator"].read_bytes()
     (tmp_path / "text.txt").write_text("hello\n")
+    (tmp_path / "empty").mkdir()
     save_network(tmp_path / "16.npz", tiny.mobile(channels=(8, 6)))
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     middle = len(whole) // 2
@@ -250,20 +262,20 @@ def test_a_picture_that_has_no_place_is_found_before_the_training(mistake, tmp_p
 
 def test_measures_that_are_not_finite_are_one_line(mistake, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        experiment.Evaluator, "compare", lambda *_: {"id": float("nan"), "others": 3}
+        session.Evaluator, "compare", lambda *_: {"id": float("nan"), "no_face": 3}
     )
     lines = mistake({"steps": 1}, code=1)
     (line,) = [line for line in lines if line.startswith("error")]
-    assert "its measures are not finite: {'id': nan, 'others': 3}" in line
+    assert "its measures are not finite: {'id': nan, 'no_face': 3}" in line
     left = {path.name for path in (tmp_path / "work").iterdir()}
-    assert left == {"generator", "metrics.jsonl"}
+    assert left == {"generator", "codes.npz", "metrics.jsonl"}
 
 
 def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise UnlearningError("the loss is nan at step 0")
 
-    monkeypatch.setattr(unlearn, "unlearn", fail)
+    monkeypatch.setattr(session.Unlearner, "__call__", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
     files = {path.name for path in (tmp_path / "work").iterdir()}
     assert files == set()
@@ -279,7 +291,7 @@ def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeyp
         on_step(0, {"total": 1.0})
         raise UnlearningError("the loss is nan at step 1")
 
-    monkeypatch.setattr(unlearn, "unlearn", fail)
+    monkeypatch.setattr(session.Unlearner, "__call__", fail)
     mistake({}, code=1)
     for name in ("metrics.jsonl", "results.json", "before_after.png"):
         assert (work / name).read_text() == "earlier"

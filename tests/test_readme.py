@@ -62,7 +62,7 @@ def test_the_readme_names_two_commands_for_newcomers_and_ci_runs_them():
 def test_a_run_as_in_the_readme(command, folder):
     done = run(command, folder, *SHORT, "--workdir=run")
     assert done.returncode == 0, done.stderr
-    assert "id_others" in done.stdout
+    assert "id_kept" in done.stdout
     with Image.open(folder / "run" / "before_after.png") as picture:
         assert picture.width > 500
 

@@ -48,12 +48,14 @@ def test_before_after_is_as_wide_as_the_person_needs(tmp_path):
 
 def test_table_has_a_line_for_each_measure_with_value_and_meaning():
     values = dict(zip(MEASURES, np.arange(len(MEASURES)) / 7 - 0.5, strict=True))
-    lines = report.table(values | {"others": 40, "more": 1}).splitlines()
+    counts = {"people_kept": 40, "no_face": 2}
+    lines = report.table(values | counts | {"more": 1}).splitlines()
     assert len(lines) == len(MEASURES)
     for line, (name, text) in zip(lines, MEASURES.items(), strict=True):
         words = line.split()
         assert words[0] == name
-        assert words[1] == ("40" if name == "others" else f"{values[name]:.3f}")
+        wanted = str(counts[name]) if name in counts else f"{values[name]:.3f}"
+        assert words[1] == wanted
         assert line.endswith(text)
     assert len({line.index(MEASURES[line.split()[0]]) for line in lines}) == 1
 
@@ -62,6 +64,32 @@ def test_mean_and_deviation_is_the_sample_s():
     assert report.mean_and_deviation([1, 2, 4]) == "2.333 ± 1.528"
 
 
-def test_table_names_a_missing_measure():
-    with pytest.raises(KeyError, match="id_strangers"):
-        report.table({"id": 0.5})
+def test_table_says_where_no_face_was_found_and_whose_judgement_it_is():
+    lines = report.table({"id_dlib": None, "id_kept_dlib": 0.5}).splitlines()
+    assert lines[0].split()[:3] == ["id_dlib", "no", "face"]
+    assert lines[0].endswith(MEASURES["id"] + ", by dlib")
+    assert lines[1].endswith(MEASURES["id_kept"] + ", by dlib")
+
+
+def test_summary_table_has_means_and_deviations_but_for_counts():
+    summary = {"mean": {"id": 0.5, "no_face": 1.5}, "deviation": {"id": 0.25}}
+    first, second = report.summary_table(summary).splitlines()
+    assert first.split()[:4] == ["id", "0.500", "±", "0.250"]
+    assert second.split()[:2] == ["no_face", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (300, "5 min"), (12000, "3 h 20 min")]
+)
+def test_durations_are_read_easily(seconds, text):
+    assert report.duration(seconds) == text
+
+
+def test_pictures_are_numbered_and_replace_those_of_before(tmp_path):
+    report.pictures(tmp_path, {"a": flat(COLOURS[0]), "b": flat(COLOURS[1])})
+    report.pictures(tmp_path, {"reconstruction before": flat(COLOURS[2])})
+    (path,) = tmp_path.iterdir()
+    assert path.name == "1_reconstruction_before.png"
+    with Image.open(path) as image:
+        assert image.size == (24, 24)
+        assert image.getpixel((3, 3)) == COLOURS[2]

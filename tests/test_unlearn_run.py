@@ -10,7 +10,7 @@ from flax import nnx
 from guide_jax import unlearn
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import LossWeights
-from guide_jax.unlearn import Draws
+from guide_jax.unlearn import Draws, Unlearner
 
 RNG = np.random.default_rng(7)
 W_U, W_TARGET = (
@@ -37,19 +37,21 @@ def _compile_once():
         yield
 
 
-def run(generator, *, steps=3, w_u=W_U, w_target=W_TARGET, draws=None, seed=0):
+def run(
+    generator, *, steps=3, w_u=W_U, w_target=W_TARGET, draws=None, seed=0, keeper=None
+):
     """Returns the generator that forgot, and all calls of on_step."""
     calls = []
-    forgetful = unlearn.unlearn(
-        generator,
-        tiny.judges(),
+    unlearner = Unlearner(
+        generator, tiny.judges(), learning_rate=1e-2, draws=draws or Draws()
+    )
+    forgetful = unlearner(
         w_u,
         w_target,
         steps=steps,
-        learning_rate=1e-2,
-        draws=draws or Draws(),
         key=jax.random.key(seed),
         on_step=lambda step, terms: calls.append((step, terms)),
+        keeper=keeper,
     )
     return forgetful, calls
 
@@ -178,8 +180,8 @@ def test_each_step_is_reported_once_with_its_own_terms(generator, keys):
 def test_steps_before_a_nan_are_reported(generator, keys):
     calls = []
     with pytest.raises(UnlearningError, match="at step 4"):
-        unlearn.unlearn(
-            generator, tiny.judges(), W_U, W_TARGET, steps=8, key=jax.random.key(0),
+        Unlearner(generator, tiny.judges())(
+            W_U, W_TARGET, steps=8, key=jax.random.key(0),
             on_step=lambda step, terms: calls.append(step),
         )  # fmt: skip
     assert calls == [0, 1, 2, 3]

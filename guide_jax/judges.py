@@ -1,0 +1,55 @@
+"""Identity encoders as judges: whole pictures in, embeddings of their faces out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from guide_jax.models import arcface
+from guide_jax.networks import jitted
+
+
+class Faces(NamedTuple):
+    """What a judge saw in some pictures.
+
+    Attributes:
+        embeddings: unit norm `[N, E]`; zero where there was no face.
+        found: whether there was one, `[N]` bool.
+    """
+
+    embeddings: np.ndarray
+    found: np.ndarray
+
+
+Judge = Callable[[np.ndarray], Faces]  # of images [N, H, W, 3] in [-1, 1]
+
+
+def cropping(identity: nnx.Module) -> Judge:
+    """Returns a judge that takes aligned pictures' middles, as the loss does.
+
+    It finds a face in every picture.
+    """
+    embed = jitted(identity, arcface.embed)
+
+    def judge(images: np.ndarray) -> Faces:
+        return Faces(np.asarray(embed(images)), np.ones(len(images), bool))
+
+    return judge
+
+
+def similarity(a: Faces, b: Faces) -> np.ndarray:
+    """Returns the cosines `[n]` of the pairs in both pictures of which is a face."""
+    seen = a.found & b.found
+    return np.sum(a.embeddings[seen] * b.embeddings[seen], axis=1)
+
+
+def strangers(faces: Faces) -> np.ndarray:
+    """Returns the cosines `[n]` of all pairs of different pictures with a face."""
+    seen = faces.embeddings[faces.found]
+    return (seen @ seen.T)[np.triu_indices(len(seen), 1)]
+
+
+def joined(parts: list[Faces]) -> Faces:
+    """Returns several batches as one."""
+    return Faces(*map(np.concatenate, zip(*parts, strict=True)))

@@ -1,0 +1,377 @@
+"""People one by one: what a person's run does, skips, resumes and refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from configs import default
+from guide_jax import data, experiment, session
+from guide_jax.errors import InputError, UnlearningError
+from guide_jax.losses import LossWeights, PairWeights
+from guide_jax.people import Person
+from guide_jax.session import Session, StepLog
+from guide_jax.unlearn import Draws
+
+SEED = Person("seed_5", "seed 5", seed=5)
+
+
+def settings(**changes):
+    config = default.get_config()
+    config.steps, config.save_every = 6, 2
+    config.evaluate.others, config.evaluate.shown = 4, 2
+    config.optimizer.learning_rate = 0.01
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def networks():
+    judges = tiny.judges()
+    return {
+        "generator": tiny.generator(8),
+        "encoder": tiny.encoder(num_ws=4),
+        "lpips": judges.lpips,
+        "identity": judges.identity,
+        "judge": tiny.identity(1),
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hashes():
+    """The tiny LPIPS is of no known kind, so its hash is made up."""
+    whole = session.network_hash
+
+    def made(network):
+        return whole(network) if hasattr(network, "config") else "lpips"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "network_hash", made)
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(networks, tmp_path_factory):
+    """Returns a session and the folder and results of its first person."""
+    work, folder = Session(settings(), networks), tmp_path_factory.mktemp("first")
+    return work, folder, work.person(SEED, folder)
+
+
+def numbers(results):
+    return {name: value for name, value in results.items() if name != "seconds"}
+
+
+def spy(monkeypatch, work):
+    """Returns the list of a session's trainings from now on."""
+    made = []
+    train = work._unlearn
+
+    def noted(*args, **kwargs):
+        made.append(args)
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(work, "_unlearn", noted)
+    return made
+
+
+def copy_of(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# What one person's run does ----------------------------------------------------------
+
+
+def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_path):
+    config = settings(
+        **{
+            "seed": 11,
+            "steps": 12,
+            "save_every": 13,
+            "optimizer.learning_rate": 0.013,
+            "loss.psi": 0.14,
+            "loss.local.weight": 1.5,
+            "loss.local.mse_weight": 1.6,
+            "loss.local.lpips_weight": 1.7,
+            "loss.local.id_weight": 1.8,
+            "loss.adjacency.weight": 2.5,
+            "loss.adjacency.mse_weight": 2.6,
+            "loss.adjacency.lpips_weight": 2.7,
+            "loss.adjacency.id_weight": 2.8,
+            "loss.adjacency.count": 3,
+            "loss.adjacency.alpha_max": 3.5,
+            "loss.global_.weight": 4.5,
+            "loss.global_.count": 5,
+        }
+    )
+    made, called = {}, {}
+
+    class Recorder:
+        def __init__(self, generator, judges, **kwargs):
+            made.update(kwargs, networks=(generator, *judges))
+
+        def __call__(self, w_u, w_target, **kwargs):
+            called.update(kwargs)
+            raise UnlearningError("enough")
+
+    monkeypatch.setattr(session, "Unlearner", Recorder)
+    with pytest.raises(UnlearningError, match="enough"):
+        Session(config, networks).person(SEED, tmp_path)
+    assert made == {
+        "networks": tuple(networks[x] for x in ("generator", "lpips", "identity")),
+        "learning_rate": 0.013,
+        "weights": LossWeights(
+            PairWeights(mse=1.6, lpips=1.7, identity=1.8, total=1.5),
+            PairWeights(mse=2.6, lpips=2.7, identity=2.8, total=2.5),
+            4.5,
+        ),
+        "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
+    }
+    assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
+    assert [called["keeper"].due(step) for step in (12, 13)] == [False, True]
+
+
+def test_a_sampled_person_is_the_seed_s_z_through_the_mapping(first, networks):
+    _, folder, _ = first
+    z = data.z_of_seed(5, 8)
+    w = tiny.jitted(networks["generator"].mapping, lambda m, z: m(z), z)
+    with np.load(folder / "codes.npz") as codes:
+        np.testing.assert_allclose(codes["w_u"], w, rtol=1e-5, atol=1e-5)
+        assert codes["tests"].shape == (0, 4, 7)
+
+
+def test_results_metrics_and_pictures_are_there(first):
+    _, folder, results = first
+    assert json.loads((folder / "results.json").read_text()) == results
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(6))
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == ["1_before.png", "2_after.png", "3_target.png"]
+    assert not (folder / "checkpoint").exists()
+    assert not list(folder.glob("*.part"))
+    with np.load(folder / "embeddings.npz") as faces:
+        cosine = float(faces["before"] @ faces["after"])
+    assert results["id"] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested(
+    networks, tmp_path
+):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    photos = []
+    for i in range(3):
+        pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+        photos.append(tmp_path / f"{i}.png")
+        Image.fromarray(pixels).save(photos[-1])
+    work = Session(settings(), networks)
+    person = Person("a", "a", photo=photos[0], tests=tuple(photos[1:]))
+    results = work.person(person, tmp_path / "work")
+    assert results["inversion"].keys() == {"id", "lpips"}
+    assert -1 <= results["id_others"] < 1
+    with np.load(tmp_path / "work" / "codes.npz") as codes:
+        assert codes["tests"].shape == (2, 4, 7)
+        assert np.any(codes["tests"][0] != codes["tests"][1])
+    # Another test photo is another run.
+    made = []
+    work._unlearn = lambda *args, **kwargs: made.append(args) or 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        work.person(person._replace(tests=()), tmp_path / "work")
+    assert made
+
+
+# What is not done again --------------------------------------------------------------
+
+
+def test_a_finished_person_is_not_done_again(first, monkeypatch, capsys):
+    work, folder, results = first
+    made = spy(monkeypatch, work)
+    monkeypatch.setattr(work, "_measure", None)
+    assert work.person(SEED, folder) == results
+    assert made == []
+    assert (
+        f"seed 5 is done already, with these settings: {folder}"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("change", [{"evaluate.others": 3}, {"evaluate.seed": 9}])
+def test_other_measures_need_no_other_training(
+    first, networks, tmp_path, monkeypatch, change
+):
+    _, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    work = Session(settings(**change), networks)
+    made = spy(monkeypatch, work)
+    again = work.person(SEED, folder)
+    assert made == []
+    assert again["id"] == pytest.approx(results["id"], abs=1e-6)
+    assert again["lpips_kept"] != results["lpips_kept"]
+
+
+@pytest.mark.parametrize("change", [{"steps": 7}, {"seed": 3}, {"source.psi": 0.5}])
+def test_other_settings_are_another_training(first, networks, tmp_path, change):
+    _, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    again = Session(settings(**change), networks).person(SEED, folder)
+    assert again["lpips_person"] != results["lpips_person"]
+    assert again["ids"]["training"] != results["ids"]["training"]
+
+
+def test_other_weights_are_another_training(first, networks, tmp_path, monkeypatch):
+    _, folder, _ = first
+    folder = copy_of(folder, tmp_path)
+    work = Session(settings(), networks | {"identity": tiny.identity(7)})
+    made = spy(monkeypatch, work)
+    work.person(SEED, folder)
+    assert len(made) == 1
+
+
+def test_evaluate_measures_again_and_trains_never(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    (folder / "results.json").unlink()
+    made = spy(monkeypatch, work)
+    assert numbers(work.person(SEED, folder, "evaluate")) == numbers(results)
+    assert made == []
+    shutil.rmtree(folder / "generator")
+    with pytest.raises(InputError, match="of seed 5 no whole result is stored"):
+        work.person(SEED, folder, "evaluate")
+
+
+# What was broken off -----------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As a signal: nobody catches it."""
+
+
+@pytest.mark.parametrize("where", ["step", "save_network", "measure", "results"])
+def test_a_run_broken_off_anywhere_goes_on_to_the_same_results(
+    first, networks, tmp_path, monkeypatch, where
+):
+    _, whole, results = first
+    work = Session(settings(), networks)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    if where == "step":
+        call = StepLog.__call__
+
+        def until(self, step, terms):
+            return kill() if step == 5 else call(self, step, terms)
+
+        monkeypatch.setattr(StepLog, "__call__", until)
+    elif where == "save_network":
+        monkeypatch.setattr(session, "save_network", kill)
+    elif where == "measure":
+        monkeypatch.setattr(session, "_settle", kill)
+    else:
+        monkeypatch.setattr(session.report, "write_json", kill)
+    with pytest.raises(Killed):
+        work.person(SEED, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(session, "network_hash", lambda net: getattr(net, "kind", ""))
+    # The hashes of `first` were others; here they only have to stay the same.
+    work._hashes = first[0]._hashes
+    made = spy(monkeypatch, work)
+    steps = []
+    call = StepLog.__call__
+    monkeypatch.setattr(
+        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+    )
+    again = work.person(SEED, tmp_path)
+    assert numbers(again) == numbers(results)
+    assert steps == {"step": [4, 5], "save_network": [4, 5]}.get(where, [])
+    assert len(made) == (1 if steps else 0)
+    for name in ("metrics.jsonl", "embeddings.npz", "codes.npz"):
+        if name != "metrics.jsonl":
+            assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+        else:
+            mine, theirs = (
+                [json.loads(line) for line in (f / name).read_text().splitlines()]
+                for f in (tmp_path, whole)
+            )
+            assert [numbers(x) for x in mine] == [numbers(x) for x in theirs]
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_a_broken_off_run_of_other_settings_is_not_gone_on_from(
+    networks, tmp_path, monkeypatch
+):
+    work = Session(settings(), networks)
+
+    def until(self, step, terms):
+        if step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "__call__", until)
+        with pytest.raises(Killed):
+            work.person(SEED, tmp_path)
+    assert (tmp_path / "checkpoint").exists()
+    steps = []
+    call = StepLog.__call__
+    monkeypatch.setattr(
+        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+    )
+    Session(settings(seed=1), networks).person(SEED, tmp_path)
+    assert steps == list(range(6))
+
+
+# Many --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(networks, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "load_networks", lambda config: networks)
+
+    def run(mode="unlearn", **changes):
+        return experiment.run(settings(**changes), tmp_path / "work", mode)
+
+    return run
+
+
+def test_people_get_a_folder_each_and_a_table_of_all(many, tmp_path):
+    summary = many(**{"source.seeds": (2, 5, 2)})
+    work = tmp_path / "work"
+    assert [row["title"] for row in summary["people"]] == ["seed 2", "seed 5"]
+    assert sorted(p.name for p in (work / "people").iterdir()) == ["seed_2", "seed_5"]
+    assert json.loads((work / "results.json").read_text()) == summary
+    header, *rows = (work / "results.csv").read_text().splitlines()
+    assert header.startswith("person,title,id,id_strangers,")
+    assert [row.split(",")[0] for row in rows] == ["seed_2", "seed_5"]
+    assert "2 people forgotten" in (work / "report.html").read_text()
+
+
+def test_one_person_s_failure_leaves_the_others_done(many, tmp_path, monkeypatch):
+    codes = Session._codes
+
+    def fail(self, person):
+        if person.seed == 1:
+            raise InputError("a bad photo,\nof two lines")
+        return codes(self, person)
+
+    monkeypatch.setattr(Session, "_codes", fail)
+    with pytest.raises(UnlearningError) as caught:
+        many(**{"source.count": 3})
+    assert "1 of 3 people failed, the others are done: seed 1 (a bad photo, of" in str(
+        caught.value
+    )
+    *_, last = (tmp_path / "work" / "results.csv").read_text().splitlines()
+    assert last.startswith(",seed 1,")
+    assert last.endswith('"a bad photo, of two lines"')
+    summary = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert [row["title"] for row in summary["people"]] == ["seed 0", "seed 2"]
+    assert "a bad photo, of two lines" in (tmp_path / "work/report.html").read_text()
+
+
+def test_an_unknown_mode_is_refused(many):
+    with pytest.raises(InputError, match="--mode=x: known are unlearn, evaluate"):
+        many("x")
