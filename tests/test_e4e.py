@@ -1,7 +1,6 @@
-"""The encoder e4e against the published PyTorch code, and the file it comes in."""
+"""The encoder e4e against the published PyTorch code, and its own rules."""
 
 import functools
-from pathlib import Path
 
 import golden_data
 import jax
@@ -11,19 +10,15 @@ import tiny
 from flax import nnx
 from golden_data import nchw, nhwc
 
-from convert import __main__ as cli
 from convert import e4e as family
 from convert.families import bundle_of
 from convert.rules import ConversionError, convert
-from convert.torch_file import read
 from guide_jax import inversion, networks
-from guide_jax.checkpoint import flat_leaves, load_network, read_about, save_network
+from guide_jax.checkpoint import flat_leaves, load_network, save_network
 from guide_jax.errors import InputError
 from guide_jax.models import crop
 from guide_jax.models.e4e import E4E
-from guide_jax.models.stylegan2 import StyleGAN2
 
-DATA = Path(__file__).parent / "data"
 BODY = ("body.6", "body.20", "body.23")
 OPTS = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}
 
@@ -123,62 +118,10 @@ def test_golden_e4e_ffhq_image_face_pool():
 
 # A small one --------------------------------------------------------------------------
 
-UNITS, WIDTHS, SIDE = (1, 2, 1), (4, 4, 6, 8), 16
-
-
-def torch_state(num_ws=8, w_dim=7, seed=0) -> dict[str, np.ndarray]:
-    """Returns a small encoder's state dict under PyTorch's names, with a `latent_avg`.
-
-    It takes 16 pixels in three stages; the trunk's maps have 8, 4 and 2.
-    """
-    rng = np.random.default_rng(seed)
-    state = {}
-
-    def draw(key, *shape):
-        fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1
-        state[key] = (rng.standard_normal(shape) / fan_in**0.5).astype(np.float32)
-
-    def norm(key, channels):
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
-            draw(f"{key}.{leaf}", channels)
-        state[f"{key}.running_var"] = 0.5 + np.abs(state[f"{key}.running_var"])
-        state[f"{key}.num_batches_tracked"] = np.array(7)
-
-    draw("input_layer.0.weight", WIDTHS[0], 3, 3, 3)
-    norm("input_layer.1", WIDTHS[0])
-    draw("input_layer.2.weight", WIDTHS[0])
-    unit, inputs = 0, WIDTHS[0]
-    for count, outputs in zip(UNITS, WIDTHS[1:], strict=True):
-        for _ in range(count):
-            body = f"body.{unit}.res_layer"
-            norm(f"{body}.0", inputs)
-            draw(f"{body}.1.weight", outputs, inputs, 3, 3)
-            draw(f"{body}.2.weight", outputs)
-            draw(f"{body}.3.weight", outputs, outputs, 3, 3)
-            norm(f"{body}.4", outputs)
-            draw(f"{body}.5.fc1.weight", 1, outputs, 1, 1)
-            draw(f"{body}.5.fc2.weight", outputs, 1, 1, 1)
-            if inputs != outputs:
-                draw(f"body.{unit}.shortcut_layer.0.weight", outputs, inputs, 1, 1)
-                norm(f"body.{unit}.shortcut_layer.1", outputs)
-            unit, inputs = unit + 1, outputs
-    for i in range(num_ws):
-        for conv in range(1 + (i >= 3) + (i >= 7)):
-            channels = w_dim if conv else WIDTHS[-1]
-            draw(f"styles.{i}.convs.{2 * conv}.weight", w_dim, channels, 3, 3)
-            draw(f"styles.{i}.convs.{2 * conv}.bias", w_dim)
-        draw(f"styles.{i}.linear.weight", w_dim, w_dim)
-        draw(f"styles.{i}.linear.bias", w_dim)
-    for i, width in ((1, WIDTHS[-2]), (2, WIDTHS[-3])):
-        draw(f"latlayer{i}.weight", WIDTHS[-1], width, 1, 1)
-        draw(f"latlayer{i}.bias", WIDTHS[-1])
-    draw("latent_avg", num_ws, w_dim)
-    return state
-
 
 def small(**changes) -> E4E:
     """Returns the small encoder, some of its tensors replaced."""
-    return convert(torch_state() | {"opts": OPTS} | changes, family.ENCODER)
+    return convert(tiny.e4e_state() | {"opts": OPTS} | changes, family.ENCODER)
 
 
 def encode(encoder, images) -> np.ndarray:
@@ -191,10 +134,14 @@ def images(*shape) -> np.ndarray:
 
 
 def test_config_and_layouts_are_read_from_the_file():
-    encoder, state = small(), torch_state()
+    encoder, state = small(), tiny.e4e_state()
     assert encoder.config == {
-        "num_ws": 8, "w_dim": 7, "input_size": SIDE, "units": UNITS, "widths": WIDTHS
-    }  # fmt: skip
+        "num_ws": 8,
+        "w_dim": 7,
+        "input_size": 16,
+        "units": tiny.E4E_UNITS,
+        "widths": tiny.E4E_WIDTHS,
+    }
     leaves = flat_leaves(encoder)
     for path, wanted in {
         "w_avg": state["latent_avg"],
@@ -215,7 +162,7 @@ def test_images_of_any_size_are_averaged_first(shape):
     w = encode(encoder, x)
     assert w.shape == (shape[0], 8, 7)
     assert w.dtype == np.float32
-    rows, columns = (crop.pool_matrix(n, SIDE) for n in shape[1:])
+    rows, columns = (crop.pool_matrix(n, 16) for n in shape[1:])
     x = np.einsum("sh,nhwc,tw->nstc", rows, x, columns).astype(np.float32)
     np.testing.assert_allclose(w, encode(encoder, x), atol=1e-4)
 
@@ -236,7 +183,7 @@ OF_LINEAR = {"weight": (7, 7), "bias": (7,)}
 @pytest.mark.parametrize(("lateral", "first"), [(1, 3), (2, 7)])
 def test_finer_maps_reach_the_later_codes_only(lateral, first):
     w = encode(small(), images(1, 16, 16))
-    bias = {f"latlayer{lateral}.bias": np.ones(WIDTHS[-1])}
+    bias = {f"latlayer{lateral}.bias": np.ones(tiny.E4E_WIDTHS[-1])}
     moved = np.abs(encode(small(**bias), images(1, 16, 16)) - w).max((0, 2)) > 1e-4
     np.testing.assert_array_equal(moved, np.arange(8) >= first)
 
@@ -283,138 +230,10 @@ def test_sizes_that_make_no_pyramid_are_refused(change, message):
         E4E(**{**small().config, **change}, rngs=nnx.Rngs(0))
 
 
-# The file -----------------------------------------------------------------------------
-
-
-def bundle(**changes):
-    """Returns a whole file's contents: a small encoder, a generator of 8 pixels."""
-    decoder = read(DATA / "rosinality.pt")["g_ema"]
-    encoder = torch_state(num_ws=4, w_dim=8)
-    latent_avg = encoder.pop("latent_avg")
-    state = {f"encoder.{key}": array for key, array in encoder.items()}
-    state |= {f"decoder.{key}": array for key, array in decoder.items()}
-    return {"state_dict": state, "latent_avg": latent_avg, "opts": OPTS} | changes
-
-
-def run_cli(monkeypatch, capsys, tmp_path, data, *more):
-    """Converts `e4e.pt` of such contents; returns status, table's rows, errors."""
-    path = tmp_path / "e4e.pt"
-    path.write_bytes(b"-")
-    known = {path: data}
-    monkeypatch.setattr(cli, "read", lambda path: known.get(path) or read(path))
-    args = [str(path), *map(str, more), "--npz", "--out", str(tmp_path / "w")]
-    status = cli.main(args)
-    out, err = capsys.readouterr()
-    return status, out.splitlines()[1:], err.splitlines()
-
-
-def test_one_file_gives_an_encoder_and_a_generator(monkeypatch, capsys, tmp_path):
-    data = bundle()
-    status, rows, errors = run_cli(monkeypatch, capsys, tmp_path, data)
-    assert (status, errors) == (0, [])
-    for row, title in zip(rows, ("e4e inversion", "StyleGAN2, rosin"), strict=True):
-        assert row.startswith(f"{tmp_path / 'e4e.pt'}  {title}")
-    encoder = load_network(tmp_path / "w" / "e4e_encoder.npz")
-    generator = load_network(tmp_path / "w" / "e4e_generator.npz")
-    assert (type(encoder), type(generator)) == (E4E, StyleGAN2)
-    np.testing.assert_array_equal(encoder.w_avg[...], data["latent_avg"])
-    np.testing.assert_allclose(
-        generator.mapping.w_avg[...], data["latent_avg"].mean(0), atol=1e-6
-    )
-    (source,) = read_about(tmp_path / "w" / "e4e_encoder.npz")["sources"]
-    assert source["file"] == "e4e.pt"
-    w = inversion.invert(encoder, generator, images(1, 16, 16))
-    assert w.shape == (1, generator.num_ws, generator.w_dim)
-
-
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        ({"encoder_type": "GradualStyleEncoder"}, "a 'GradualStyleEncoder', not"),
-        ({"lr": 0.1}, "its 'opts' don't say what the encoder is"),
-        (None, "its 'opts' don't say what the encoder is"),
-    ],
-)
-def test_psp_encoders_are_refused_in_one_line(
-    monkeypatch, capsys, tmp_path, opts, message
-):
-    data = bundle(opts=opts)
-    status, rows, (error,) = run_cli(monkeypatch, capsys, tmp_path, data)
-    assert status == 1
-    assert error.startswith(f"error: {tmp_path / 'e4e.pt'}: ")
-    assert message in error
-    # The generator of such a file is a whole one.
-    assert len(rows) == 1
-    assert [path.name for path in (tmp_path / "w").iterdir()] == ["e4e_generator.npz"]
-
-
-@pytest.mark.parametrize(
-    ("key", "shape", "message"),
-    [
-        ("encoder.latlayer2.bias", None, "nothing fills laterals.1.bias"),
-        ("encoder.styles.2.linear.weight", None, "'styles.3.linear.weight' "),
-        ("encoder.styles.0.convs.0.weight", None, "'styles.0.convs.0.weight' is miss"),
-        ("encoder.body.0.res_layer.1.weight", None, "trunk has 0 stages"),
-        ("encoder.styles.1.convs.0.weight", (8, 8), "styles.1.convs.0.kernel needs"),
-        ("encoder.styles.3.convs.1.weight", (1,), "unknown tensor 'styles.3.convs.1"),
-        ("encoder.latlayer3.bias", (1,), "unknown tensor 'latlayer3.bias' [1]"),
-        ("encoder.input_layer.0.weight", (), "'input_layer.0.weight' has shape []"),
-    ],
-)
-def test_broken_encoders_are_named_and_the_generator_is_kept(
-    monkeypatch, capsys, tmp_path, key, shape, message
-):
-    data = bundle()
-    if shape is None:
-        del data["state_dict"][key]
-    else:
-        data["state_dict"][key] = np.zeros(shape, np.float32)
-    status, rows, (error,) = run_cli(monkeypatch, capsys, tmp_path, data)
-    assert status == 1
-    assert error.startswith(f"error: {tmp_path / 'e4e.pt'}: ")
-    assert message in error
-    assert len(rows) == 1
-
-
-def test_broken_generator_does_not_lose_the_encoder(monkeypatch, capsys, tmp_path):
-    data = bundle()
-    del data["state_dict"]["decoder.conv1.activate.bias"]
-    status, rows, (error,) = run_cli(
-        monkeypatch, capsys, tmp_path, data, DATA / "nvlabs.pkl"
-    )
-    assert status == 1
-    assert "StyleGAN2, rosinality's names" in error
-    assert "nothing fills synthesis.b4.conv1.bias" in error
-    assert len(rows) == 2
-    names = {path.name for path in (tmp_path / "w").iterdir()}
-    assert names == {"e4e_encoder.npz", "nvlabs.npz"}
-
-
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        ("beside", "beside 'state_dict' it holds unknown 'w_std'"),
-        ("inside", "unknown tensor 'ema.input_layer.0.weight', 'encoder'"),
-    ],
-)
-def test_what_belongs_to_neither_is_named(
-    monkeypatch, capsys, tmp_path, where, message
-):
-    data = bundle()
-    if where == "beside":
-        data["w_std"] = np.ones(8)
-    else:
-        strays = ("ema.input_layer.0.weight", "encoder")
-        data["state_dict"] |= dict.fromkeys(strays, np.ones(3))
-    status, rows, errors = run_cli(monkeypatch, capsys, tmp_path, data)
-    assert (status, rows) == (1, [])
-    assert errors == [f"error: {tmp_path / 'e4e.pt'}: {message}"]
-
-
 def test_codes_that_were_not_trained_around_the_mean_have_none_added():
     opts = OPTS | {"start_from_latent_avg": False}
     assert not np.asarray(small(opts=opts).w_avg[...]).any()
-    state = torch_state() | {"opts": OPTS}
+    state = tiny.e4e_state() | {"opts": OPTS}
     del state["latent_avg"]
     with pytest.raises(ConversionError, match="nothing fills w_avg"):
         convert(state, family.ENCODER)
