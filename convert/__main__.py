@@ -5,6 +5,8 @@
 Each file is told by its tensors' names, whatever it is called. LPIPS is made of
 two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
 MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
+e4e_ffhq_encode.pt holds two networks: they become e4e_ffhq_encode_encoder and
+e4e_ffhq_encode_generator.
 """
 
 import argparse
@@ -18,16 +20,18 @@ from typing import Any
 import numpy as np
 
 from convert import mobilestylegan
-from convert.families import FAMILIES, LPIPS_PARTS, Part, family_of, part_of
-from convert.rules import Family, StateDict, check_beside, convert
+from convert.families import (
+    FAMILIES,
+    LPIPS_PARTS,
+    Part,
+    bundle_of,
+    family_of,
+    part_of,
+)
+from convert.rules import BESIDE, Family, StateDict, check_beside, convert
 from convert.torch_file import read
 from guide_jax.checkpoint import leaf_shapes, save_network
 
-# What training writes beside `state_dict` and conversion has no use for.
-BESIDE = {
-    "opts", "epoch", "global_step", "optimizer", "best_val_loss",
-    "discriminator_state_dict", "discriminator_optimizer_state_dict",
-}  # fmt: skip
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
@@ -101,7 +105,14 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
             if mobilestylegan.holds_graphs(path):
                 state, name = mobilestylegan.read(path), mobilestylegan.NAME
             else:
-                state, name = state_dict(read(path)), path.stem
+                data, name = read(path), path.stem
+                if bundle := bundle_of(data):
+                    jobs += [
+                        Job((path,), family, state, f"{name}_{suffix}")
+                        for suffix, (family, state) in bundle.split(data).items()
+                    ]
+                    continue
+                state = state_dict(data)
             if family := family_of(state):
                 jobs.append(Job((path,), family, state, name))
             elif not (part := part_of(state)):

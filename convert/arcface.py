@@ -25,8 +25,27 @@ def config(state: StateDict) -> dict:
         ConversionError: one of them has too few axes, or the head doesn't fit a
             square feature map.
     """
-    stem = size(state, "input_layer.0.weight", 0)
-    units, widths = [], [stem]
+    units, widths = stages(state)
+    dim, inputs = (size(state, "output_layer.3.weight", axis) for axis in (0, 1))
+    side = math.isqrt(inputs // widths[-1])
+    if side * side * widths[-1] != inputs:
+        raise ConversionError(
+            f"output_layer.3.weight takes {inputs} inputs, which is no square map of"
+            f" {widths[-1]} channels"
+        )
+    return {
+        "units": units,
+        "widths": widths,
+        "se": "body.0.res_layer.5.fc1.weight" in state,
+        "embedding_dim": dim,
+        "input_size": side * 2 ** len(units),
+        "head_affine": "output_layer.4.weight" in state,
+    }
+
+
+def stages(state: StateDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Reads the trunk's `units` and `widths` from the shapes; raises as `config`."""
+    units, widths = [], [size(state, "input_layer.0.weight", 0)]
     while (key := f"body.{sum(units)}.res_layer.1.weight") in state:
         block = sum(units)
         width = size(state, key, 0)
@@ -36,21 +55,7 @@ def config(state: StateDict) -> dict:
             units.append(0)
             widths.append(width)
         units[-1] += 1
-    dim, inputs = (size(state, "output_layer.3.weight", axis) for axis in (0, 1))
-    side = math.isqrt(inputs // widths[-1])
-    if side * side * widths[-1] != inputs:
-        raise ConversionError(
-            f"output_layer.3.weight takes {inputs} inputs, which is no square map of"
-            f" {widths[-1]} channels"
-        )
-    return {
-        "units": tuple(units),
-        "widths": tuple(widths),
-        "se": "body.0.res_layer.5.fc1.weight" in state,
-        "embedding_dim": dim,
-        "input_size": side * 2 ** len(units),
-        "head_affine": "output_layer.4.weight" in state,
-    }
+    return tuple(units), tuple(widths)
 
 
 def prepare(state: StateDict) -> StateDict:
@@ -83,7 +88,7 @@ def _linear_1x1(array: np.ndarray) -> np.ndarray:
 BODY = r"body\.(\d+)\.res_layer"
 SHORTCUT = r"body\.(\d+)\.shortcut_layer"
 
-RULES = [
+TRUNK_RULES = [
     Rule(r"input_layer\.0\.weight", "stem.conv.kernel", "conv"),
     *_norm(r"input_layer\.1", "stem.norm"),
     Rule(r"input_layer\.2\.weight", "stem.act.slope"),
@@ -96,6 +101,10 @@ RULES = [
     Rule(rf"{BODY}\.5\.fc2\.weight", r"blocks.\1.se.excite.kernel", _linear_1x1),
     Rule(rf"{SHORTCUT}\.0\.weight", r"blocks.\1.shortcut_conv.kernel", "conv"),
     *_norm(rf"{SHORTCUT}\.1", r"blocks.\1.shortcut_norm"),
+]
+
+RULES = [
+    *TRUNK_RULES,
     *_norm(r"output_layer\.0", "head.norm1"),
     Rule(r"output_layer\.3\.weight", "head.linear.kernel", "linear"),
     Rule(r"output_layer\.3\.bias", "head.linear.bias"),

@@ -1,10 +1,11 @@
 """All families that `python -m convert` knows, and LPIPS, which needs two files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from convert import arcface, lpips, mobilestylegan, stylegan2
-from convert.rules import Family, StateDict
+from convert import arcface, e4e, lpips, mobilestylegan, stylegan2
+from convert.rules import Bundle, Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
     stylegan2.NVLABS,
@@ -14,7 +15,9 @@ FAMILIES: tuple[Family, ...] = (
     lpips.TORCH,
     lpips.FLAX,
     mobilestylegan.MOBILESTYLEGAN,
+    e4e.ENCODER,
 )
+BUNDLES: tuple[Bundle, ...] = (e4e.BUNDLE,)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ LPIPS_PARTS = (
 def family_of(state: StateDict) -> Family | None:
     """Returns the first family that recognises a state dict."""
     return next((family for family in FAMILIES if family.recognises(state)), None)
+
+
+def bundle_of(data: Any) -> Bundle | None:
+    """Returns the first kind of several networks that recognises a file's contents."""
+    if not isinstance(data, Mapping):
+        return None
+    return next((bundle for bundle in BUNDLES if bundle.recognises(data)), None)
 
 
 def part_of(state: StateDict) -> Part | None:

@@ -19,6 +19,12 @@ from guide_jax.models import ops
 StateDict = Mapping[str, np.ndarray]
 MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z where no file says it
 
+# What training writes beside `state_dict` and conversion has no use for.
+BESIDE = {
+    "opts", "epoch", "global_step", "optimizer", "best_val_loss",
+    "discriminator_state_dict", "discriminator_optimizer_state_dict",
+}  # fmt: skip
+
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
     "conv": lambda x: x.transpose(2, 3, 1, 0),  # OIHW -> HWIO
@@ -83,6 +89,21 @@ class Family:
     config: Callable[[StateDict], dict]
     rules: Sequence[Rule]
     prepare: Callable[[StateDict], StateDict] = lambda state: state
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One kind of file that holds several networks.
+
+    Attributes:
+        recognises: whether a file's contents are of this kind, judged by the keys.
+        split: takes a file's contents apart: what follows the file's name in each
+            network's -> its family and what belongs to it. Every tensor is in one of
+            them, or it raises ConversionError.
+    """
+
+    recognises: Callable[[Mapping], bool]
+    split: Callable[[Mapping], dict[str, tuple[Family, StateDict]]]
 
 
 def size(state: StateDict, key: str, axis: int) -> int:

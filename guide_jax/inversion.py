@@ -12,6 +12,9 @@ from guide_jax.networks import jitted
 def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax.Array:
     """Returns the codes `[N, L, D]` of photos `[N, H, W, 3]` in [-1, 1].
 
+    What the encoder says is added to its own `w_avg` where it has one, else to the
+    generator's.
+
     Raises:
         InputError: the encoder belongs to another generator.
     """
@@ -24,5 +27,6 @@ def invert(encoder: nnx.Module, generator: nnx.Module, photo: np.ndarray) -> jax
             " check config.networks.encoder"
         )
     encode = jitted(encoder, lambda encoder, photo: encoder(photo))
-    w = generator.mapping.w_avg[...] + encode(photo)
+    w_avg = getattr(encoder, "w_avg", generator.mapping.w_avg)  # [L, D] or [D]
+    w = w_avg[...] + encode(photo)
     return jnp.broadcast_to(w, (len(w), generator.num_ws, generator.w_dim))

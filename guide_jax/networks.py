@@ -13,7 +13,7 @@ from guide_jax.errors import InputError
 
 KINDS = {
     "generator": ("stylegan2", "mobilestylegan"),
-    "encoder": ("w_encoder",),
+    "encoder": ("w_encoder", "e4e"),
     "lpips": ("lpips",),
     "identity": ("ir",),
     "judge": ("ir",),

@@ -29,9 +29,12 @@ class Golden:
         self.stored = dict(np.load(FOLDER / f"{name}.npz"))
         self.outputs = {output["name"]: output for output in self.info["outputs"]}
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """Returns the state dict, PyTorch names and layouts, in the file's order."""
-        return {entry["name"]: self._weight(entry) for entry in self.info["entries"]}
+    def weights(self, entries: str = "entries") -> dict[str, np.ndarray]:
+        """Returns the state dict, PyTorch names and layouts, in the file's order.
+
+        What the file holds beside it is in "extra_entries".
+        """
+        return {entry["name"]: self._weight(entry) for entry in self.info[entries]}
 
     def input(self, name: str) -> np.ndarray:
         """Returns an input, PyTorch layout."""

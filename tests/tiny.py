@@ -73,6 +73,59 @@ def encoder(num_ws=6, seed=0):
     )
 
 
+E4E_UNITS, E4E_WIDTHS = (1, 2, 1), (4, 4, 6, 8)
+
+
+def e4e_state(num_ws=8, w_dim=7, seed=0) -> dict[str, np.ndarray]:
+    """Returns a small e4e's state dict under PyTorch's names, with a `latent_avg`.
+
+    It takes 16 pixels in three stages; the trunk's maps have 8, 4 and 2.
+    """
+    rng = np.random.default_rng(seed)
+    state = {}
+
+    def draw(key, *shape):
+        fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1
+        state[key] = (rng.standard_normal(shape) / fan_in**0.5).astype(np.float32)
+
+    def norm(key, channels):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            draw(f"{key}.{leaf}", channels)
+        state[f"{key}.running_var"] = 0.5 + np.abs(state[f"{key}.running_var"])
+        state[f"{key}.num_batches_tracked"] = np.array(7)
+
+    draw("input_layer.0.weight", E4E_WIDTHS[0], 3, 3, 3)
+    norm("input_layer.1", E4E_WIDTHS[0])
+    draw("input_layer.2.weight", E4E_WIDTHS[0])
+    unit, inputs = 0, E4E_WIDTHS[0]
+    for count, outputs in zip(E4E_UNITS, E4E_WIDTHS[1:], strict=True):
+        for _ in range(count):
+            body = f"body.{unit}.res_layer"
+            norm(f"{body}.0", inputs)
+            draw(f"{body}.1.weight", outputs, inputs, 3, 3)
+            draw(f"{body}.2.weight", outputs)
+            draw(f"{body}.3.weight", outputs, outputs, 3, 3)
+            norm(f"{body}.4", outputs)
+            draw(f"{body}.5.fc1.weight", 1, outputs, 1, 1)
+            draw(f"{body}.5.fc2.weight", outputs, 1, 1, 1)
+            if inputs != outputs:
+                draw(f"body.{unit}.shortcut_layer.0.weight", outputs, inputs, 1, 1)
+                norm(f"body.{unit}.shortcut_layer.1", outputs)
+            unit, inputs = unit + 1, outputs
+    for i in range(num_ws):
+        for conv in range(1 + (i >= 3) + (i >= 7)):
+            channels = w_dim if conv else E4E_WIDTHS[-1]
+            draw(f"styles.{i}.convs.{2 * conv}.weight", w_dim, channels, 3, 3)
+            draw(f"styles.{i}.convs.{2 * conv}.bias", w_dim)
+        draw(f"styles.{i}.linear.weight", w_dim, w_dim)
+        draw(f"styles.{i}.linear.bias", w_dim)
+    for i, width in ((1, E4E_WIDTHS[-2]), (2, E4E_WIDTHS[-3])):
+        draw(f"latlayer{i}.weight", E4E_WIDTHS[-1], width, 1, 1)
+        draw(f"latlayer{i}.bias", E4E_WIDTHS[-1])
+    draw("latent_avg", num_ws, w_dim)
+    return state
+
+
 class SmallLPIPS(LPIPS):
     """LPIPS of two small convolutions, for images of any size."""
 

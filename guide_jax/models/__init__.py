@@ -3,6 +3,7 @@
 from flax import nnx
 
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.e4e import E4E
 from guide_jax.models.encoder import WEncoder
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
@@ -12,6 +13,7 @@ from guide_jax.models.stylegan2 import StyleGAN2
 NETWORKS: dict[str, type[nnx.Module]] = {
     network.kind: network
     for network in (
+        E4E,
         IRNet,
         LPIPS,
         MobileStyleGAN,

@@ -87,6 +87,33 @@ class Block(nnx.Module):
         return x + shortcut
 
 
+def residual_blocks(
+    units: Sequence[int], widths: Sequence[int], se: bool, *, rngs: nnx.Rngs
+) -> nnx.List:
+    """Returns the `Block`s of all stages; the first of each halves the resolution.
+
+    Args:
+        units: residual units per stage.
+        widths: channels of the stem, then of each stage.
+        se: whether units end in squeeze-and-excitation.
+        rngs: draws the weights.
+
+    Raises:
+        ValueError: there isn't one width more than there are stages.
+    """
+    if len(widths) != len(units) + 1:
+        raise ValueError(
+            f"{len(units)} stages need {len(units) + 1} widths (the stem's first),"
+            f" not {len(widths)}"
+        )
+    blocks, inputs = [], widths[0]
+    for count, outputs in zip(units, widths[1:], strict=True):
+        for i in range(count):
+            blocks.append(Block(inputs, outputs, 2 if i == 0 else 1, se, rngs=rngs))
+            inputs = outputs
+    return nnx.List(blocks)
+
+
 class Head(nnx.Module):
     """From the last feature map to an embedding that isn't normalised yet."""
 
@@ -144,25 +171,14 @@ class IRNet(nnx.Module):
         Raises:
             ValueError: there isn't one width more than there are stages.
         """
-        if len(widths) != len(units) + 1:
-            raise ValueError(
-                f"{len(units)} stages need {len(units) + 1} widths (the stem's first),"
-                f" not {len(widths)}"
-            )
         self.units, self.widths = tuple(units), tuple(widths)
         self.use_se = se
         self.embedding_dim, self.input_size = embedding_dim, input_size
         self.head_affine = head_affine
         self.stem = Stem(widths[0], rngs=rngs)
-        blocks, inputs, size = [], widths[0], input_size
-        for count, outputs in zip(units, widths[1:], strict=True):
-            for i in range(count):
-                stride = 2 if i == 0 else 1
-                blocks.append(Block(inputs, outputs, stride, se, rngs=rngs))
-                inputs = outputs
-            size = (size + 1) // 2
-        self.blocks = nnx.List(blocks)
-        self.head = Head(inputs, size, embedding_dim, head_affine, rngs=rngs)
+        self.blocks = residual_blocks(units, widths, se, rngs=rngs)
+        size = -(-input_size // 2 ** len(units))  # every stage rounds up
+        self.head = Head(widths[-1], size, embedding_dim, head_affine, rngs=rngs)
 
     @property
     def config(self) -> dict:

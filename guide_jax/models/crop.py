@@ -35,6 +35,16 @@ def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
     return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
 
 
+def average_pool(images: jax.Array, size: int) -> jax.Array:
+    """Averages images [N, H, W, C] of any size to [N, size, size, C]: `pool_matrix`."""
+    if images.shape[1:3] == (size, size):
+        return images
+    rows, columns = (
+        jnp.asarray(pool_matrix(n, size), images.dtype) for n in images.shape[1:3]
+    )
+    return jnp.einsum("sh,nhwc,tw->nstc", rows, images, columns, precision="highest")
+
+
 @functools.cache
 def crop_matrix(length: int, size: int, start: int, stop: int) -> np.ndarray:
     """Returns the [size, length] float64 matrix of `identity_crop` along one axis."""
@@ -44,15 +54,19 @@ def crop_matrix(length: int, size: int, start: int, stop: int) -> np.ndarray:
     return matrix
 
 
-def bilinear_matrix(length: int, size: int) -> np.ndarray:
+def bilinear_matrix(length: int, size: int, align_corners: bool = False) -> np.ndarray:
     """Returns bilinear resizing along one axis, [size, length] float64.
 
-    Pixel centres lie at halves and edges repeat. There is no antialiasing, so shrinking
-    by 4 reads two pixels of four: PyTorch's `interpolate` does so, and the published
-    numbers depend on it.
+    Pixel centres lie at halves and edges repeat; with `align_corners` the first pixel
+    and the last stay where they are, and the others spread evenly between. There is no
+    antialiasing, so shrinking by 4 reads two pixels of four: PyTorch's `interpolate`
+    does so, and the published numbers depend on it.
     """
-    centres = (np.arange(size) + 0.5) * length / size - 0.5
-    centres = centres.clip(0, length - 1)
+    if align_corners:
+        centres = np.linspace(0, length - 1, size)
+    else:
+        centres = (np.arange(size) + 0.5) * length / size - 0.5
+        centres = centres.clip(0, length - 1)
     first = np.floor(centres).astype(int)
     second = np.minimum(first + 1, length - 1)
     rows = np.arange(size)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from guide_jax.models.arcface import IRNet
-from guide_jax.models.crop import pool_matrix
+from guide_jax.models.crop import average_pool
 
 
 class WEncoder(nnx.Module):
@@ -57,12 +57,6 @@ class WEncoder(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Encodes aligned faces in [-1, 1] of any size."""
-        rows, columns = (
-            jnp.asarray(pool_matrix(n, self.input_size), images.dtype)
-            for n in images.shape[1:3]
-        )
-        small = jnp.einsum(
-            "sh,nhwc,tw->nstc", rows, images, columns, precision="highest"
-        )
+        small = average_pool(images, self.input_size)
         w = self.trunk.project(small)  # [N, D]
         return jnp.repeat(w[:, None], self.num_ws, axis=1)  # [N, L, D]
