@@ -30,6 +30,10 @@ def get_config() -> ConfigDict:
     source.seeds = ()  # these people instead, as in (3, 5, 8)
     source.psi = 1.0  # truncation of the sampled people, and of the other people below
 
+    # Photos are inverted by the encoder; so many steps of optimisation follow, of the
+    # LPIPS and the squared error between photo and picture.
+    source.refine = ConfigDict({"steps": 0, "learning_rate": 0.02})
+
     # Where the networks are, as `python -m convert` writes them, and where the files
     # that they are converted from are published.
     config.networks = networks = ConfigDict()

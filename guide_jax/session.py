@@ -77,6 +77,9 @@ class Session:
                 loss.psi,
             ),
         )
+        if "encoder" in networks:
+            self._encode = inversion.make_encode(networks["encoder"], self._generator)
+            self._refine = inversion.make_refine(self._generator, networks["lpips"])
         self._evaluator = Evaluator(
             self._generator,
             networks["lpips"],
@@ -122,10 +125,11 @@ class Session:
     def _training_id(self, person: Person) -> str:
         settings = self._config.to_dict()
         settings = {k: v for k, v in settings.items() if k not in NOT_TRAINING}
-        who = {"seed": person.seed, "psi": self._config.source.psi}
+        source = self._config.source
+        who = {"seed": person.seed, "psi": source.psi}
         if person.photo:
-            photos = (person.photo, *person.tests)
-            who = {"photos": [hash_file(photo) for photo in photos]}
+            photos = [hash_file(photo) for photo in (person.photo, *person.tests)]
+            who = {"photos": photos, "refine": source.refine.to_dict()}
         roles = ("generator", "encoder", "lpips", "identity")
         hashes = {role: self._hashes.get(role) for role in roles}
         return _hash([settings, who, hashes])
@@ -193,8 +197,11 @@ class Session:
 
     def _invert(self, path: Path) -> np.ndarray:
         photo = data.load_photo(path, self._generator.resolution)
-        encoder = self._networks["encoder"]
-        return np.asarray(inversion.invert(encoder, self._generator, photo))
+        w = self._encode(photo)
+        refine = self._config.source.refine
+        if refine.steps:
+            w = self._refine(w, photo, refine.steps, refine.learning_rate)
+        return np.asarray(w)
 
     # Measures ------------------------------------------------------------------------
 

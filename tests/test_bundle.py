@@ -9,7 +9,7 @@ import tiny
 from guide_jax import data
 from guide_jax.checkpoint import flat_leaves, load_network, read_about
 from guide_jax.evaluate import Evaluator
-from guide_jax.inversion import invert
+from guide_jax.inversion import make_encode
 from guide_jax.losses import Judges
 from guide_jax.models import arcface
 from guide_jax.networks import BUNDLE
@@ -99,7 +99,7 @@ def test_the_two_identity_encoders_are_not_the_same_network(name):
 def test_inversion_finds_the_person_again(name):
     evaluator, _, looks = people(name)
     generator, encoder = network(name), network("encoder")
-    w = invert(encoder, generator, looks.images)
+    w = make_encode(encoder, generator)(looks.images)
     again = evaluator.look(generator, w)
     own = np.sum(looks.embeddings * again.embeddings, axis=1)
     assert own.mean() > strangers(looks.embeddings).mean() + 0.2

@@ -212,3 +212,50 @@ def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
         stored = np.asarray(leaf).astype(np.float16)
         np.testing.assert_array_equal(stored, leaf)
         assert not np.any(stored.view(np.uint16) & (2 ** (10 - mantissa_bits) - 1))
+
+
+# The state of a training ---------------------------------------------------------------
+
+
+STATE = {"step": np.asarray(3), "x": {"y": jnp.arange(4.0)}}
+FRESH = {"step": np.asarray(0), "x": {"y": jnp.zeros(4)}}
+
+
+def test_a_kept_state_comes_back_to_whom_it_belongs(tmp_path):
+    keeper = Keeper(tmp_path / "state", "me", 2)
+    assert keeper.load(FRESH) is FRESH
+    keeper.save(STATE)
+    found = keeper.load(FRESH)
+    assert int(found["step"]) == 3
+    np.testing.assert_array_equal(found["x"]["y"], STATE["x"]["y"])
+    assert Keeper(tmp_path / "state", "you", 2).load(FRESH) is FRESH
+    keeper.save(STATE | {"step": np.asarray(5)})
+    assert int(keeper.load(FRESH)["step"]) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    keeper.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_state_is_passed_over(tmp_path):
+    keeper = Keeper(tmp_path / "state", "me", 2)
+    keeper.save(STATE)
+    for file in (tmp_path / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    assert keeper.load(FRESH) is FRESH
+
+
+def test_a_state_is_due_every_so_many_steps(tmp_path):
+    keeper = Keeper(tmp_path, "me", 3)
+    assert [step for step in range(1, 8) if keeper.due(step)] == [3, 6]
+    assert not any(Keeper(tmp_path, "me", 0).due(step) for step in range(9))
+
+
+def test_a_hash_of_a_network_changes_with_its_numbers_and_its_config():
+    first = network_hash(tiny.identity(0))
+    assert first == network_hash(tiny.identity(0))
+    assert first != network_hash(tiny.identity(1))
+    changed = tiny.identity(0)
+    leaf = changed.head.linear.bias
+    leaf[...] = leaf[...].at[0].add(1e-6)
+    assert first != network_hash(changed)

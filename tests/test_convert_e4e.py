@@ -54,7 +54,8 @@ def test_one_file_gives_an_encoder_and_a_generator(monkeypatch, capsys, tmp_path
     )
     (source,) = read_about(tmp_path / "w" / "e4e_encoder.npz")["sources"]
     assert source["file"] == "e4e.pt"
-    w = inversion.invert(encoder, generator, np.zeros((1, 16, 16, 3), np.float32))
+    encode = inversion.make_encode(encoder, generator)
+    w = encode(np.zeros((1, 16, 16, 3), np.float32))
     assert w.shape == (1, generator.num_ws, generator.w_dim)
 
 
