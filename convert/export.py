@@ -67,7 +67,7 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
     target = NAMES[names]
     if network.kind != target.family.kind:
         raise ConversionError(
-            f"a {network.kind} network; these names are {target.family.kind}'s"
+            f"a {network.kind} network; only {target.family.kind} is exported"
         )
     config = network.config
     _check_config(config, names)
@@ -102,8 +102,8 @@ def _check_config(config: dict, names: str) -> None:
     for field, meant in UNSAID.items():
         if config[field] != meant:
             raise ConversionError(
-                f"its {field} is {config[field]}, which no tensor under {names}'s names"
-                f" says; its reader would take {meant}"
+                f"its {field} is {config[field]}, which a state dict can't say; whoever"
+                f" reads it takes {meant}"
             )
     if names == "rosinality" and config["z_dim"] != config["w_dim"]:
         raise ConversionError(

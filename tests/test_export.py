@@ -371,7 +371,7 @@ def test_failures_are_one_line_and_write_nothing(tmp_path, capsys, monkeypatch):
         ("none", "a.npz", "none: no network there"),
         ("text.npz", "a.npz", "text.npz: not a network of guide_jax"),
         ("clamped.npz", "a.npz", "clamped.npz: its conv_clamp is 256"),
-        ("mobile.npz", "a.npz", "mobile.npz: a mobilestylegan network; these names"),
+        ("mobile.npz", "a.npz", "mobile.npz: a mobilestylegan network; only stylegan2"),
         ("good.npz", "good.npz", "good.npz: a network of guide_jax is there"),
         ("good.npz", "a.pt", "a.pt: .pt needs PyTorch, which is not installed"),
         ("good.npz", "text.npz/a.npz", "text.npz/a.npz: [Errno"),
