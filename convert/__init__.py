@@ -1,1 +1,1 @@
-"""Turns published checkpoints into this project's networks, without running them."""
+"""Takes published checkpoints into this project, without running them, and back."""

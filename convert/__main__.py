@@ -11,6 +11,7 @@ e4e_ffhq_encode_generator.
 
 import argparse
 import hashlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
-from convert import mobilestylegan
+from convert import export, mobilestylegan
 from convert.families import (
     FAMILIES,
     LPIPS_PARTS,
@@ -29,8 +31,9 @@ from convert.families import (
     part_of,
 )
 from convert.rules import BESIDE, Family, StateDict, check_beside, convert
+from convert.state_file import WRITERS, write
 from convert.torch_file import read
-from guide_jax.checkpoint import leaf_shapes, save_network
+from guide_jax.checkpoint import leaf_shapes, load_network, save_network
 
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
@@ -51,8 +54,87 @@ class Job:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Converts the files on the command line; returns 1 if any of them failed."""
+    """Converts the files on the command line, or exports one network.
+
+    Returns:
+        0; 1 if any of it failed; 2 for options that don't go together.
+    """
     args = _parse(argv)
+    if fault := _misuse(args):
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    lines, errors = _export(args) if args.export else _convert(args)
+    for line in lines:
+        print(line)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage="python -m convert FILE... --out DIR [--npz] [--dtype DTYPE]\n"
+        "       python -m convert --export NETWORK --to FILE [--names NAMES]",
+        description="Turns published checkpoints into this project's networks, and a"
+        " StyleGAN2 back into a published state dict. Nothing in a file is executed.",
+        epilog="known: " + "; ".join(family.title for family in FAMILIES),
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--npz", action="store_true", help="write one .npz file, not an Orbax folder"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        help="of the numbers on disk, float32 unless told; float16 halves the size and"
+        " is not exact",
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="NETWORK",
+        help="a StyleGAN2 of ours, an Orbax folder or an .npz file, to take back to"
+        " PyTorch",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="the state dict to write, by its suffix: " + ", ".join(WRITERS),
+    )
+    parser.add_argument(
+        "--names",
+        choices=tuple(export.NAMES),
+        help="whose names it gets, nvlabs (stylegan2-ada-pytorch) unless told",
+    )
+    return parser.parse_args(argv)
+
+
+def _misuse(args: argparse.Namespace) -> str | None:
+    """Returns what is wrong with the options together, None if nothing is."""
+    there = {
+        "FILE": args.files, "--out": args.out, "--npz": args.npz, "--dtype": args.dtype
+    }  # fmt: skip
+    back = {"--export": args.export, "--to": args.to, "--names": args.names}
+    there = " and ".join(option for option, value in there.items() if value)
+    back = " and ".join(option for option, value in back.items() if value)
+    if there and back:
+        return (
+            f"{there} can't stand with {back}: either FILE... --out DIR converts, or"
+            " --export NETWORK --to FILE exports"
+        )
+    if back and not (args.export and args.to):
+        return f"{back} alone: give both --export NETWORK and --to FILE"
+    if not back and not (args.files and args.out):
+        return "give FILE... --out DIR to convert, or --export NETWORK --to FILE"
+    if back and args.to.suffix not in WRITERS:
+        return f"--to {args.to}: its name has to end in one of {', '.join(WRITERS)}"
+    return None
+
+
+def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Converts all files; returns the lines to print and the errors."""
     jobs, errors = plan(args.files)
     rows, taken = [], {}
     for job in jobs:
@@ -61,35 +143,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             if path in taken:
                 raise ValueError(f"{path} is already the place of {taken[path]}")
             taken[path] = job.title
-            rows.append(run(job, path, args.dtype))
+            rows.append(run(job, path, args.dtype or "float32"))
         except Exception as error:  # one network's fault must not lose the others
             errors.append(_line(job.title, error))
-    if rows:
-        print(table(rows))
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return [table(rows)] if rows else [], errors
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m convert",
-        description="Turns published checkpoints into this project's networks. Nothing"
-        " in a file is executed.",
-        epilog="known: " + "; ".join(family.title for family in FAMILIES),
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--npz", action="store_true", help="write one .npz file, not an Orbax folder"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float16"),
-        default="float32",
-        help="of the numbers on disk; float16 halves the size and is not exact",
-    )
-    return parser.parse_args(argv)
+def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Exports a network; returns the lines to print and the errors."""
+    names = args.names or "nvlabs"
+    path = args.export.absolute()  # as the loader's messages have it
+    try:
+        network = load_network(path)
+        state = export.export(network, names)
+        path = args.to.absolute()
+        write(path, state)
+    except Exception as error:
+        return [], [_line(path, error)]
+    title = export.NAMES[names].family.title
+    row = _row(str(args.export), title, len(state), network, args.to)
+    return [table([row]), f"fits {export.call_of(network, names)}"], []
 
 
 def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
@@ -160,10 +233,16 @@ def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
     sources = [{"file": file.name, "sha256": _sha256(file)} for file in files]
     about = {"family": job.family.title, "sources": sources}
     save_network(path, network, dtype=np.dtype(dtype), about=about)
-    sizes = [int(np.prod(shape)) for shape in leaf_shapes(network).values()]
-    return (
-        job.title, job.family.title, str(len(sizes)), f"{sum(sizes):,}", str(path)
-    )  # fmt: skip
+    tensors = len(leaf_shapes(network))
+    return _row(job.title, job.family.title, tensors, network, path)
+
+
+def _row(
+    source: str, title: str, tensors: int, network: nnx.Module, path: Path
+) -> tuple[str, ...]:
+    """Returns what stands under `COLUMNS` for one network."""
+    parameters = sum(math.prod(shape) for shape in leaf_shapes(network).values())
+    return source, title, str(tensors), f"{parameters:,}", str(path)
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -90,6 +90,11 @@ class Family:
     rules: Sequence[Rule]
     prepare: Callable[[StateDict], StateDict] = lambda state: state
 
+    def rule_of(self, key: str) -> tuple[Rule, re.Match] | tuple[None, None]:
+        """Returns the rule that takes a key, and its match; None, None without one."""
+        hits = ((rule, re.fullmatch(rule.pattern, key)) for rule in self.rules)
+        return next((hit for hit in hits if hit[1]), (None, None))
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -176,8 +181,7 @@ def apply_rules(
     taken_from: dict[str, str] = {}
     faults = []
     for key, array in state.items():
-        hits = ((rule, re.fullmatch(rule.pattern, key)) for rule in family.rules)
-        rule, match = next((hit for hit in hits if hit[1]), (None, None))
+        rule, match = family.rule_of(key)
         if rule is None:
             faults.append(f"unknown tensor {key!r} {list(np.shape(array))}")
             continue

@@ -24,9 +24,14 @@ FIR = np.array([1, 3, 3, 1])
 MAPPING_LR_MULTIPLIER = 0.01  # no tensor says it; the same in all published networks
 
 
+def smoothing_kernel(total: float) -> np.ndarray:
+    """Returns [1, 3, 3, 1] squared, with that sum, [4, 4] float64."""
+    return np.outer(FIR, FIR) * (total / FIR.sum() ** 2)
+
+
 def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
     """Raises unless every smoothing kernel is [1, 3, 3, 1] squared with that sum."""
-    wanted = np.outer(FIR, FIR) * (total / FIR.sum() ** 2)
+    wanted = smoothing_kernel(total)
     faults = [
         key
         for key, kernel in state.items()
@@ -40,18 +45,22 @@ def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
 
 
 def _count(state: StateDict, pattern: str) -> int:
-    """Returns the largest number that `pattern` catches; a gap below it shows later."""
+    """Returns the largest number that `pattern` catches, -1 where it catches none.
+
+    A gap below it shows later.
+    """
     matches = (re.fullmatch(pattern, key) for key in state)
-    return max((int(match[1]) for match in matches if match), default=0)
+    return max((int(match[1]) for match in matches if match), default=-1)
 
 
 # NVlabs -------------------------------------------------------------------------------
 
 NVLABS_KERNEL = r".*\.resample_filter"
+NVLABS_KERNEL_SUM = 1
 
 
 def _prepare_nvlabs(state: StateDict) -> StateDict:
-    _check_kernels(state, NVLABS_KERNEL, total=1)
+    _check_kernels(state, NVLABS_KERNEL, NVLABS_KERNEL_SUM)
     return state
 
 
@@ -88,6 +97,7 @@ NVLABS = Family(
 # rosinality ---------------------------------------------------------------------------
 
 ROSINALITY_KERNEL = r".*\.(?:blur|upsample)\.kernel"
+ROSINALITY_KERNEL_SUM = 4  # the gain of up-sampling is in it
 # What training writes beside `g_ema` and conversion has no use for.
 ROSINALITY_BESIDE = {"g", "d", "g_optim", "d_optim", "args", "ada_aug_p"}
 # Layer 0 is the one at 4 pixels, which stands by itself in the names.
@@ -100,7 +110,7 @@ def _prepare_rosinality(state: StateDict) -> StateDict:
     if "g_ema" in state:
         check_beside(state, "g_ema", ROSINALITY_BESIDE | {"latent_avg"})
     inner = dict(state.get("g_ema", state))
-    _check_kernels(inner, ROSINALITY_KERNEL, total=4)
+    _check_kernels(inner, ROSINALITY_KERNEL, ROSINALITY_KERNEL_SUM)
     w_avg = state.get("latent_avg")
     if w_avg is None:  # a bare state dict; the published code, too, takes a mean then
         w_avg = _mean_of_mapping(inner)

@@ -3,14 +3,17 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from guide_jax import models
 from guide_jax.checkpoint import (
+    Keeper,
     fill,
     flat_leaves,
     leaf_shapes,
     load_network,
+    network_hash,
     read_about,
     save_network,
 )

@@ -62,7 +62,9 @@ def test_csv_has_a_row_for_each_person_and_each_fault(done):
 
 
 def test_csv_of_failures_alone_still_says_who():
-    rows = list(csv.DictReader(io.StringIO(to_csv(summarise([], [Failed("x", "y")], {})))))
+    rows = list(
+        csv.DictReader(io.StringIO(to_csv(summarise([], [Failed("x", "y")], {}))))
+    )
     assert rows == [{"person": "", "title": "x", "fault": "y"}]
 
 

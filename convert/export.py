@@ -1,0 +1,243 @@
+"""Takes a StyleGAN2 back to PyTorch, under either of its published names.
+
+    python -m convert --export runs/demo/generator --to generator.npz
+
+`Names.shapes` lists a published state dict; everything else is read from the rules by
+which `convert` takes such a file in. A rule's layout only moves numbers, so where it
+takes 0, 1, 2, ... says how to move them back: there is no second table to keep in step.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from convert.rules import ConversionError, Family, Rule
+from convert.stylegan2 import (
+    MAPPING_LR_MULTIPLIER,
+    NVLABS,
+    NVLABS_KERNEL_SUM,
+    ROSINALITY,
+    ROSINALITY_KERNEL_SUM,
+    smoothing_kernel,
+)
+from guide_jax.checkpoint import flat_leaves
+
+# What no tensor says, and what a reader takes for it.
+UNSAID = {"mapping_lr_multiplier": MAPPING_LR_MULTIPLIER, "conv_clamp": None}
+KERNEL = (4, 4)
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Names:
+    """A published parameterisation to write.
+
+    Attributes:
+        family: how such a file is read; its rules, backwards, write it.
+        shapes: key and shape of every tensor of a network with that config, in the
+            order of PyTorch's `state_dict()`.
+        kernel_sum: of each smoothing kernel, the tensors that the rules ignore.
+        call: how the published class is called for a network of that config.
+    """
+
+    family: Family
+    shapes: Callable[[dict], Shapes]
+    kernel_sum: float
+    call: Callable[[dict], str]
+
+
+def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
+    """Returns a StyleGAN2 as a published state dict, bit for bit.
+
+    Args:
+        network: of kind "stylegan2".
+        names: of `NAMES`: "nvlabs" or "rosinality".
+
+    Returns:
+        key -> float32 array, in the order of PyTorch's `state_dict()`. Rosinality's has
+        "latent_avg" `[D]` as its last; its smoothing kernels sum to 4, NVlabs' to 1.
+
+    Raises:
+        ConversionError: the network is of another kind, or has what such a file can't
+            say.
+    """
+    target = NAMES[names]
+    if network.kind != target.family.kind:
+        raise ConversionError(
+            f"a {network.kind} network; only {target.family.kind} is exported"
+        )
+    config = network.config
+    _check_config(config, names)
+    leaves = {path: np.asarray(leaf) for path, leaf in flat_leaves(network).items()}
+    state, unused, faults = {}, set(leaves), []
+    for key, shape in target.shapes(config):
+        rule, match = target.family.rule_of(key)
+        path = rule and rule.target(match)
+        if rule and path is None:
+            state[key] = smoothing_kernel(target.kernel_sum).astype(np.float32)
+        elif path in unused:
+            unused.remove(path)
+            if (array := _put_back(leaves[path], rule, shape)) is None:
+                faults.append(f"{path} can't be put back into {key!r} {list(shape)}")
+            else:
+                state[key] = array
+        else:
+            faults.append(f"nothing fills {key!r}")
+    faults += [f"{path} has no name" for path in leaves if path in unused]
+    if faults:
+        raise ConversionError(f"{target.family.title}: " + "; ".join(faults))
+    return state
+
+
+def call_of(network: nnx.Module, names: str) -> str:
+    """Returns how the published class is called to take an exported state dict."""
+    return NAMES[names].call(network.config)
+
+
+def _check_config(config: dict, names: str) -> None:
+    """Raises unless a reader of the file would come to the same config."""
+    for field, meant in UNSAID.items():
+        if config[field] != meant:
+            raise ConversionError(
+                f"its {field} is {config[field]}, which a state dict can't say; whoever"
+                f" reads it takes {meant}"
+            )
+    if names == "rosinality" and config["z_dim"] != config["w_dim"]:
+        raise ConversionError(
+            f"its z has length {config['z_dim']} and its w {config['w_dim']}, but"
+            " rosinality's generator has one length for both; use --names nvlabs"
+        )
+
+
+def _put_back(
+    leaf: np.ndarray, rule: Rule, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Returns the array `shape` that the rule's layout makes this leaf of, if any."""
+    try:
+        places = rule.arrange(np.arange(leaf.size).reshape(shape))
+        array = np.empty(leaf.size, np.float32)
+        array[places.reshape(-1)] = leaf.reshape(-1)
+        array = array.reshape(shape)
+    except (ValueError, IndexError):
+        return None
+    same = np.array_equal(rule.arrange(array), leaf, equal_nan=True)
+    return array if same else None
+
+
+# NVlabs -------------------------------------------------------------------------------
+
+
+def _nvlabs_shapes(config: dict) -> Shapes:
+    w_dim = config["w_dim"]
+    before = None  # channels of the block before
+    for i, channels in enumerate(config["channels"]):
+        side = 4 << i
+        block = f"synthesis.b{side}"
+        if before is None:
+            yield f"{block}.const", (channels, side, side)
+        yield f"{block}.resample_filter", KERNEL
+        for conv in ("conv0", "conv1") if before else ("conv1",):
+            inputs = before if conv == "conv0" else channels
+            yield f"{block}.{conv}.weight", (channels, inputs, 3, 3)
+            yield f"{block}.{conv}.noise_strength", ()
+            yield f"{block}.{conv}.bias", (channels,)
+            yield f"{block}.{conv}.resample_filter", KERNEL
+            yield f"{block}.{conv}.noise_const", (side, side)
+            yield f"{block}.{conv}.affine.weight", (inputs, w_dim)
+            yield f"{block}.{conv}.affine.bias", (inputs,)
+        yield f"{block}.torgb.weight", (3, channels, 1, 1)
+        yield f"{block}.torgb.bias", (3,)
+        yield f"{block}.torgb.affine.weight", (channels, w_dim)
+        yield f"{block}.torgb.affine.bias", (channels,)
+        before = channels
+    yield "mapping.w_avg", (w_dim,)
+    for i in range(config["mapping_layers"]):
+        yield f"mapping.fc{i}.weight", (w_dim, w_dim if i else config["z_dim"])
+        yield f"mapping.fc{i}.bias", (w_dim,)
+
+
+def _nvlabs_call(config: dict) -> str:
+    channels = _by_side(config)
+    # The class has min(base // side, most) channels; if any base fits, this one does.
+    most = max(channels.values())
+    base = max(count * side for side, count in channels.items())
+    call = (
+        f"training.networks.Generator(z_dim={config['z_dim']}, c_dim=0,"
+        f" w_dim={config['w_dim']}, img_resolution={config['resolution']},"
+        f" img_channels=3, mapping_kwargs={{'num_layers': {config['mapping_layers']}}},"
+        f" synthesis_kwargs={{'channel_base': {base}, 'channel_max': {most}}})"
+    )
+    if channels == {side: min(base // side, most) for side in channels}:
+        return call
+    return f"{call}, with channels_dict = {channels} in its SynthesisNetwork"
+
+
+# rosinality ---------------------------------------------------------------------------
+
+
+def _rosinality_shapes(config: dict) -> Shapes:
+    w_dim, channels = config["w_dim"], config["channels"]
+    for i in range(config["mapping_layers"]):
+        yield f"style.{i + 1}.weight", (w_dim, w_dim if i else config["z_dim"])
+        yield f"style.{i + 1}.bias", (w_dim,)
+    yield "input.input", (1, channels[0], 4, 4)
+    yield from _styled_conv("conv1", channels[0], channels[0], w_dim)
+    yield from _to_rgb("to_rgb1", channels[0], w_dim)
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+        yield from _styled_conv(f"convs.{2 * i}", inputs, outputs, w_dim, up=True)
+        yield from _styled_conv(f"convs.{2 * i + 1}", outputs, outputs, w_dim)
+    for i, inputs in enumerate(channels[1:]):
+        yield from _to_rgb(f"to_rgbs.{i}", inputs, w_dim, up=True)
+    for i in range(2 * len(channels) - 1):
+        side = 4 << (i + 1) // 2
+        yield f"noises.noise_{i}", (1, 1, side, side)
+    yield "latent_avg", (w_dim,)
+
+
+def _styled_conv(
+    layer: str, inputs: int, outputs: int, w_dim: int, up: bool = False
+) -> Shapes:
+    yield f"{layer}.conv.weight", (1, outputs, inputs, 3, 3)
+    if up:
+        yield f"{layer}.conv.blur.kernel", KERNEL
+    yield f"{layer}.conv.modulation.weight", (inputs, w_dim)
+    yield f"{layer}.conv.modulation.bias", (inputs,)
+    yield f"{layer}.noise.weight", (1,)
+    yield f"{layer}.activate.bias", (outputs,)
+
+
+def _to_rgb(layer: str, inputs: int, w_dim: int, up: bool = False) -> Shapes:
+    yield f"{layer}.bias", (1, 3, 1, 1)
+    if up:
+        yield f"{layer}.upsample.kernel", KERNEL
+    yield f"{layer}.conv.weight", (1, 3, inputs, 1, 1)
+    yield f"{layer}.conv.modulation.weight", (inputs, w_dim)
+    yield f"{layer}.conv.modulation.bias", (inputs,)
+
+
+def _rosinality_call(config: dict) -> str:
+    channels = _by_side(config)
+    # The class has 512 channels up to 32 pixels, then 256, 128, ... times a multiplier.
+    multiplier = max(channels.get(64, 512) // 256, 1)
+    call = (
+        f"Generator({config['resolution']}, {config['w_dim']},"
+        f" {config['mapping_layers']}, channel_multiplier={multiplier})"
+    )
+    usual = {s: 512 if s < 64 else 256 * 64 // s * multiplier for s in channels}
+    return call if channels == usual else f"{call}, with self.channels = {channels}"
+
+
+def _by_side(config: dict) -> dict[int, int]:
+    """Returns side in pixels -> channels."""
+    return {4 << i: count for i, count in enumerate(config["channels"])}
+
+
+NAMES = {
+    "nvlabs": Names(NVLABS, _nvlabs_shapes, NVLABS_KERNEL_SUM, _nvlabs_call),
+    "rosinality": Names(
+        ROSINALITY, _rosinality_shapes, ROSINALITY_KERNEL_SUM, _rosinality_call
+    ),
+}
