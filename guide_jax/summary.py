@@ -68,7 +68,7 @@ def to_csv(summary: Mapping) -> str:
     It holds no times: the same run gives the same text.
     """
     rows = summary["people"]
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(["person", "title", *(name for row in rows for name in row)])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*names, "fault"])

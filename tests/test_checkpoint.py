@@ -3,8 +3,8 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
+from tiny import identity
 
 from guide_jax import models
 from guide_jax.checkpoint import (
@@ -217,7 +217,7 @@ def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
         assert not np.any(stored.view(np.uint16) & (2 ** (10 - mantissa_bits) - 1))
 
 
-# The state of a training ---------------------------------------------------------------
+# The state of a training -------------------------------------------------------------
 
 
 STATE = {"step": np.asarray(3), "x": {"y": jnp.arange(4.0)}}
@@ -255,10 +255,10 @@ def test_a_state_is_due_every_so_many_steps(tmp_path):
 
 
 def test_a_hash_of_a_network_changes_with_its_numbers_and_its_config():
-    first = network_hash(tiny.identity(0))
-    assert first == network_hash(tiny.identity(0))
-    assert first != network_hash(tiny.identity(1))
-    changed = tiny.identity(0)
+    first = network_hash(identity(0))
+    assert first == network_hash(identity(0))
+    assert first != network_hash(identity(1))
+    changed = identity(0)
     leaf = changed.head.linear.bias
     leaf[...] = leaf[...].at[0].add(1e-6)
     assert first != network_hash(changed)
