@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convert import arcface, lpips, mobilestylegan, stylegan2
+from convert import arcface, inception, lpips, mobilestylegan, stylegan2
 from convert.rules import Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     lpips.TORCH,
     lpips.FLAX,
     mobilestylegan.MOBILESTYLEGAN,
+    inception.INCEPTION,
 )
 
 

@@ -4,6 +4,7 @@ from flax import nnx
 
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.encoder import WEncoder
+from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
@@ -13,6 +14,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
     network.kind: network
     for network in (
         IRNet,
+        Inception,
         LPIPS,
         MobileStyleGAN,
         StyleGAN2,

@@ -26,12 +26,35 @@ def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
     Returns:
         [N, size, size, 3], of the images' dtype and range.
     """
+    _, H, W, _ = images.shape
+    rows = crop_matrix(H, size, *FACE_ROWS)
+    columns = crop_matrix(W, size, *FACE_COLUMNS)
+    return _resample(images, rows, columns)
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """Resizes to a square, bilinearly and without antialiasing.
+
+    Args:
+        images: [N, H, W, C].
+        size: side of the result; images of that size come back as they are.
+
+    Returns:
+        [N, size, size, C], of the images' dtype and range.
+    """
+    _, H, W, _ = images.shape
+    if (H, W) == (size, size):
+        return images
+    return _resample(images, bilinear_matrix(H, size), bilinear_matrix(W, size))
+
+
+def _resample(images: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    """Applies a matrix along each axis: [S, H] and [T, W] give [N, S, T, C]."""
     N, H, W, C = images.shape
-    rows = jnp.asarray(crop_matrix(H, size, *FACE_ROWS), images.dtype)
-    columns = jnp.asarray(crop_matrix(W, size, *FACE_COLUMNS), images.dtype)
+    rows, columns = (jnp.asarray(matrix, images.dtype) for matrix in (rows, columns))
     x = images.reshape(N, H, W * C)
     x = jnp.einsum("sh,nhk->nsk", rows, x, precision="highest")
-    x = x.reshape(N, size, W, C)
+    x = x.reshape(N, len(rows), W, C)
     return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
 
 
