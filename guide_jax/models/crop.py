@@ -43,7 +43,7 @@ def resize(images: jax.Array, size: int) -> jax.Array:
         [N, size, size, C], of the images' dtype and range.
     """
     _, H, W, _ = images.shape
-    if (H, W) == (size, size):
+    if H == W == size:
         return images
     return _resample(images, bilinear_matrix(H, size), bilinear_matrix(W, size))
 
