@@ -14,7 +14,7 @@ from guide_jax.checkpoint import flat_leaves
 from guide_jax.data import read_photo
 from guide_jax.errors import InputError
 from guide_jax.fid import Accumulator, Features, Statistics
-from guide_jax.models.crop import bilinear_matrix
+from guide_jax.models.crop import resize
 from guide_jax.models.inception import FEATURES, INPUT_SIZE
 
 ROWS = 4096  # of a feature file, read at a time
@@ -41,14 +41,19 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
         raise InputError(f"{path}: no such file of features")
     try:
         with path.open("rb") as file:
-            is_array = file.read(6) == np.lib.format.MAGIC_PREFIX
-        found = _of_array(path) if is_array else _of_archive(path, "mu", "sigma")
+            start = file.read(6)
+        if start == np.lib.format.MAGIC_PREFIX:
+            found = _of_array(path)
+        elif start.startswith(b"PK"):
+            found = _of_archive(path, "mu", "sigma")
+        else:
+            raise ValueError("it is no file of NumPy's")
     # Damaged files make zipfile and numpy raise anything.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: no features [N, {features}] (.npy) and no mu and sigma (.npz)"
-            f" ({reason})"
+            f"{path}: holds neither features [N, {features}] (.npy) nor mu and sigma"
+            f" (.npz): {reason}"
         ) from error
     if len(found.mean) != features:
         raise InputError(
@@ -154,7 +159,7 @@ def image_files(folder: str | Path) -> list[Path]:
 def read_input(path: str | Path) -> np.ndarray:
     """Reads an image as FID's network takes it.
 
-    By NumPy, where `models.crop.resize` would be compiled for every size of image.
+    By NumPy: a jitted resize would be compiled for every size of image.
 
     Returns:
         `[1, 299, 299, 3]`, float32 in [-1, 1].
@@ -162,13 +167,8 @@ def read_input(path: str | Path) -> np.ndarray:
     Raises:
         InputError: as `data.load_photo`.
     """
-    image = np.asarray(read_photo(path), np.float32) / 127.5 - 1
-    H, W, C = image.shape
-    rows, columns = (
-        bilinear_matrix(size, INPUT_SIZE).astype(np.float32) for size in (H, W)
-    )
-    x = (rows @ image.reshape(H, W * C)).reshape(INPUT_SIZE, W, C)
-    return (columns @ x)[None]
+    image = np.asarray(read_photo(path), np.float32)[None] / 127.5 - 1
+    return resize(image, INPUT_SIZE)
 
 
 def cached(

@@ -26,17 +26,22 @@ def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
     Returns:
         [N, size, size, 3], of the images' dtype and range.
     """
-    _, H, W, _ = images.shape
-    rows = crop_matrix(H, size, *FACE_ROWS)
-    columns = crop_matrix(W, size, *FACE_COLUMNS)
-    return _resample(images, rows, columns)
+    N, H, W, C = images.shape
+    rows = jnp.asarray(crop_matrix(H, size, *FACE_ROWS), images.dtype)
+    columns = jnp.asarray(crop_matrix(W, size, *FACE_COLUMNS), images.dtype)
+    x = images.reshape(N, H, W * C)
+    x = jnp.einsum("sh,nhk->nsk", rows, x, precision="highest")
+    x = x.reshape(N, size, W, C)
+    return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
 
 
-def resize(images: jax.Array, size: int) -> jax.Array:
-    """Resizes to a square, bilinearly and without antialiasing.
+def resize(images: jax.Array | np.ndarray, size: int) -> jax.Array | np.ndarray:
+    """Resizes to a square as `bilinear_matrix` does, by reading two pixels for each.
+
+    At 1024 pixels that takes a third of the time of the matrix products.
 
     Args:
-        images: [N, H, W, C].
+        images: [N, H, W, C], floating; of NumPy, NumPy does it and nothing is compiled.
         size: side of the result; images of that size come back as they are.
 
     Returns:
@@ -45,17 +50,12 @@ def resize(images: jax.Array, size: int) -> jax.Array:
     _, H, W, _ = images.shape
     if H == W == size:
         return images
-    return _resample(images, bilinear_matrix(H, size), bilinear_matrix(W, size))
-
-
-def _resample(images: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
-    """Applies a matrix along each axis: [S, H] and [T, W] give [N, S, T, C]."""
-    N, H, W, C = images.shape
-    rows, columns = (jnp.asarray(matrix, images.dtype) for matrix in (rows, columns))
-    x = images.reshape(N, H, W * C)
-    x = jnp.einsum("sh,nhk->nsk", rows, x, precision="highest")
-    x = x.reshape(N, len(rows), W, C)
-    return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
+    for axis, length in ((1, H), (2, W)):
+        first, second, share = bilinear_taps(length, size)
+        share = np.expand_dims(share, (0, 3 - axis, 3)).astype(images.dtype)
+        near, far = images.take(first, axis), images.take(second, axis)
+        images = near * (1 - share) + far * share
+    return images
 
 
 @functools.cache
@@ -74,15 +74,24 @@ def bilinear_matrix(length: int, size: int) -> np.ndarray:
     by 4 reads two pixels of four: PyTorch's `interpolate` does so, and the published
     numbers depend on it.
     """
-    centres = (np.arange(size) + 0.5) * length / size - 0.5
-    centres = centres.clip(0, length - 1)
-    first = np.floor(centres).astype(int)
-    second = np.minimum(first + 1, length - 1)
+    first, second, share = bilinear_taps(length, size)
     rows = np.arange(size)
     matrix = np.zeros((size, length))
-    matrix[rows, first] += 1 - (centres - first)
-    matrix[rows, second] += centres - first
+    matrix[rows, first] += 1 - share
+    matrix[rows, second] += share
     return matrix
+
+
+def bilinear_taps(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns which two pixels `bilinear_matrix` reads, and the second's share.
+
+    Returns:
+        [size] int64, [size] int64, and [size] float64 in [0, 1).
+    """
+    centres = (np.arange(size) + 0.5) * length / size - 0.5
+    centres = centres.clip(0, length - 1)
+    first = np.floor(centres).astype(np.int64)
+    return first, np.minimum(first + 1, length - 1), centres - first
 
 
 def pool_matrix(length: int, size: int) -> np.ndarray:
