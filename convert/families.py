@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert import arcface, e4e, lpips, mobilestylegan, stylegan2
+from convert import arcface, e4e, inception, lpips, mobilestylegan, stylegan2
 from convert.rules import Bundle, Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
@@ -16,6 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     lpips.FLAX,
     mobilestylegan.MOBILESTYLEGAN,
     e4e.ENCODER,
+    inception.INCEPTION,
 )
 BUNDLES: tuple[Bundle, ...] = (e4e.BUNDLE,)
 

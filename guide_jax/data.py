@@ -23,6 +23,16 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
     Raises:
         InputError: there is no such file, or it is no image, or a damaged one.
     """
+    image = ImageOps.fit(read_photo(path), (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.float32)[None] / 127.5 - 1
+
+
+def read_photo(path: str | Path) -> Image.Image:
+    """Reads a photo at its own size, RGB, turned as its EXIF says.
+
+    Raises:
+        InputError: as `load_photo`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such photo; check --config.source.image")
@@ -40,8 +50,7 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         raise InputError(f"{path}: a damaged image ({reason})") from None
     if mode.startswith(("I", "F")):  # Pillow would clip them to white
         raise InputError(f"{path}: more than 8 bits for a grey pixel; save it with 8")
-    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.float32)[None] / 127.5 - 1
+    return image
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:

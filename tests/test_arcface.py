@@ -15,7 +15,7 @@ from convert import arcface as families
 from convert.rules import ConversionError, convert
 from guide_jax.checkpoint import fill, leaf_shapes
 from guide_jax.models.arcface import IRNet, embed
-from guide_jax.models.crop import crop_matrix, identity_crop
+from guide_jax.models.crop import crop_matrix, identity_crop, resize
 
 NARROW = {
     "units": (1, 2, 1),
@@ -172,6 +172,16 @@ def test_identity_crop_is_resize_crop_pool(H, W, size):
     found = jax.jit(identity_crop, static_argnums=1)(image[None], size)
     assert found.shape == (1, size, size, 3)
     np.testing.assert_allclose(found[0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("H", "W", "size"), [(32, 32, 75), (64, 50, 23), (41, 90, 60), (20, 20, 20)]
+)
+def test_resize_is_bilinear_without_antialiasing(H, W, size):
+    image = np.random.default_rng(0).uniform(-1, 1, (H, W, 3)).astype(np.float32)
+    found = jax.jit(resize, static_argnums=1)(image[None], size)
+    assert found.shape == (1, size, size, 3)
+    np.testing.assert_allclose(found[0], resized(image, size), atol=1e-6)
 
 
 def test_crop_matrix_keeps_brightness_and_is_cached():

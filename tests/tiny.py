@@ -9,6 +9,7 @@ from guide_jax.checkpoint import fill, flat_leaves, leaf_shapes
 from guide_jax.losses import Judges
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.encoder import WEncoder
+from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
@@ -145,6 +146,22 @@ class SmallLPIPS(LPIPS):
 def judges(seed=0):
     """Returns small judges, LPIPS and identity."""
     return Judges(random(SmallLPIPS, seed + 1), identity(seed))
+
+
+class SmallInception(Inception):
+    """FID's network of one convolution, for 299 pixel images; F = 6."""
+
+    def __init__(self, *, rngs):
+        self.conv = nnx.Conv(3, 6, (23, 23), 23, padding="VALID", rngs=rngs)
+
+    def __call__(self, images):
+        """Returns [N, 6]."""
+        return jax.nn.relu(self.conv(images)).mean((1, 2))
+
+
+def inception(seed=0):
+    """Returns a small network of features, F = 6."""
+    return random(SmallInception, seed)
 
 
 def flat(network):

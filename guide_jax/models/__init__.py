@@ -5,6 +5,7 @@ from flax import nnx
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.e4e import E4E
 from guide_jax.models.encoder import WEncoder
+from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
@@ -15,6 +16,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
     for network in (
         E4E,
         IRNet,
+        Inception,
         LPIPS,
         MobileStyleGAN,
         StyleGAN2,

@@ -45,6 +45,29 @@ def average_pool(images: jax.Array, size: int) -> jax.Array:
     return jnp.einsum("sh,nhwc,tw->nstc", rows, images, columns, precision="highest")
 
 
+def resize(images: jax.Array | np.ndarray, size: int) -> jax.Array | np.ndarray:
+    """Resizes to a square as `bilinear_matrix` does, by reading two pixels for each.
+
+    At 1024 pixels that takes a third of the time of the matrix products.
+
+    Args:
+        images: [N, H, W, C], floating; of NumPy, NumPy does it and nothing is compiled.
+        size: side of the result; images of that size come back as they are.
+
+    Returns:
+        [N, size, size, C], of the images' dtype and range.
+    """
+    _, H, W, _ = images.shape
+    if H == W == size:
+        return images
+    for axis, length in ((1, H), (2, W)):
+        first, second, share = bilinear_taps(length, size)
+        share = np.expand_dims(share, (0, 3 - axis, 3)).astype(images.dtype)
+        near, far = images.take(first, axis), images.take(second, axis)
+        images = near * (1 - share) + far * share
+    return images
+
+
 @functools.cache
 def crop_matrix(length: int, size: int, start: int, stop: int) -> np.ndarray:
     """Returns the [size, length] float64 matrix of `identity_crop` along one axis."""
@@ -62,18 +85,29 @@ def bilinear_matrix(length: int, size: int, align_corners: bool = False) -> np.n
     antialiasing, so shrinking by 4 reads two pixels of four: PyTorch's `interpolate`
     does so, and the published numbers depend on it.
     """
+    first, second, share = bilinear_taps(length, size, align_corners)
+    rows = np.arange(size)
+    matrix = np.zeros((size, length))
+    matrix[rows, first] += 1 - share
+    matrix[rows, second] += share
+    return matrix
+
+
+def bilinear_taps(
+    length: int, size: int, align_corners: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns which two pixels `bilinear_matrix` reads, and the second's share.
+
+    Returns:
+        [size] int64, [size] int64, and [size] float64 in [0, 1).
+    """
     if align_corners:
         centres = np.linspace(0, length - 1, size)
     else:
         centres = (np.arange(size) + 0.5) * length / size - 0.5
         centres = centres.clip(0, length - 1)
-    first = np.floor(centres).astype(int)
-    second = np.minimum(first + 1, length - 1)
-    rows = np.arange(size)
-    matrix = np.zeros((size, length))
-    matrix[rows, first] += 1 - (centres - first)
-    matrix[rows, second] += centres - first
-    return matrix
+    first = np.floor(centres).astype(np.int64)
+    return first, np.minimum(first + 1, length - 1), centres - first
 
 
 def pool_matrix(length: int, size: int) -> np.ndarray:
