@@ -7,6 +7,7 @@ Orbax folder holds every number, and gives the published code's outputs.
 
 import dataclasses
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -303,6 +304,7 @@ def test_golden_full_size_file(tmp_path, capsys, published):
     for path in paths:
         path.unlink()
     network = load_network(out / published.name)
+    shutil.rmtree(out)
     leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(network).items()}
 
     arrays = published.arrays(golden)
