@@ -2,14 +2,15 @@
 
 Each file holds the tensors of a golden fixture's manifest, in the container that its
 authors chose. It goes through `python -m convert`; the network that comes back from its
-Orbax folder holds every number, and gives the published code's outputs.
+Orbax folder holds every number, and gives the published code's outputs. A new published
+file is a row of `FILES`.
 """
 
 import dataclasses
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import checkpoint_files
@@ -160,120 +161,119 @@ def check_distance(golden, network):
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """One published network.
+class Network:
+    """What becomes of a file, or of a part of it.
 
     Attributes:
-        fixture: the golden data whose manifest it has.
-        write: writes the arrays into a folder, as the published file or files.
         name: of the converted network.
         family: the table that in-memory conversion goes by.
         unused: pattern of the tensors that have no leaf.
         leaves: leaf -> (tensor, its axes in the leaf's order), checked by hand.
-        check: one forward pass against the fixture's outputs.
-        arrays: what the files hold, under the names that the family knows.
+        state: takes its part out of all arrays.
+    """
+
+    name: str
+    family: Family
+    unused: str
+    leaves: Mapping[str, tuple[str, tuple[int, ...]]]
+    state: Callable[[Arrays], Arrays] = lambda arrays: arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published file, or several that belong together.
+
+    Attributes:
+        fixture: the golden data whose manifest it has.
+        write: writes the arrays into a folder; returns the paths.
+        networks: what it is converted to.
+        check: one forward pass of the networks against the fixture's outputs.
+        arrays: all tensors in it.
     """
 
     fixture: str
     write: Callable[[Arrays, Path], list[Path]]
-    name: str
-    family: Family
-    unused: str
-    leaves: Mapping[str, tuple[str, tuple[int, ...] | str]]
+    networks: Sequence[Network]
     check: Callable
     arrays: Callable = lambda golden: golden.weights()
 
 
 CONV, LINEAR = (2, 3, 1, 0), (1, 0)
-ENCODER_LEAVES = {
+NVLABS = Network(
+    "ffhq",
+    stylegan2.NVLABS,
+    r".*\.resample_filter",
+    {
+        "mapping.fc7.weight": ("mapping.fc7.weight", LINEAR),
+        "mapping.w_avg": ("mapping.w_avg", (0,)),
+        "synthesis.b4.const": ("synthesis.b4.const", (1, 2, 0)),
+        "synthesis.b64.conv0.weight": ("synthesis.b64.conv0.weight", CONV),
+        "synthesis.b1024.conv1.noise_const": (
+            "synthesis.b1024.conv1.noise_const",
+            (0, 1),
+        ),
+        "synthesis.b512.torgb.affine.weight": (
+            "synthesis.b512.torgb.affine.weight",
+            LINEAR,
+        ),
+    },
+)
+ROSINALITY = Network(
+    "stylegan2-ffhq-config-f",
+    stylegan2.ROSINALITY,
+    r".*\.kernel",
+    {
+        "mapping.fc0.weight": ("style.1.weight", LINEAR),
+        "mapping.w_avg": ("latent_avg", (0,)),
+        "synthesis.b4.const": ("input.input", (0, 2, 3, 1)),
+        "synthesis.b8.conv0.weight": ("convs.0.conv.weight", (0, 3, 4, 2, 1)),
+        "synthesis.b1024.conv1.noise_const": ("noises.noise_16", (0, 1, 2, 3)),
+        "synthesis.b16.torgb.affine.weight": (
+            "to_rgbs.1.conv.modulation.weight",
+            LINEAR,
+        ),
+    },
+)
+IR_LEAVES = {
     "stem.conv.kernel": ("input_layer.0.weight", CONV),
     "blocks.3.norm1.var": ("body.3.res_layer.0.running_var", (0,)),
     "blocks.7.act.slope": ("body.7.res_layer.2.weight", (0,)),
     "blocks.23.conv2.kernel": ("body.23.res_layer.3.weight", CONV),
     "head.linear.bias": ("output_layer.3.bias", (0,)),
 }
+SE_LEAVES = {"blocks.5.se.squeeze.kernel": ("body.5.res_layer.5.fc1.weight", CONV)}
+COUNTERS = r".*\.num_batches_tracked"
+IR_SE = Network("model_ir_se50", arcface.IR_SE, COUNTERS, IR_LEAVES | SE_LEAVES)
+IR = Network("CurricularFace_Backbone", arcface.IR, COUNTERS, IR_LEAVES)
+VGG = Network(
+    "lpips",
+    lpips.TORCH,
+    r"classifier\..*",
+    {
+        "convs.0.kernel": ("features.0.weight", CONV),
+        "convs.12.kernel": ("features.28.weight", CONV),
+        "convs.12.bias": ("features.28.bias", (0,)),
+        "heads.4": ("lin4.model.1.weight", (0, 1, 2, 3)),
+    },
+)
+
 FILES = [
-    Published(
-        "stylegan2_nv_ffhq1024",
-        write_nvlabs,
-        "ffhq",
-        stylegan2.NVLABS,
-        r".*\.resample_filter",
-        {
-            "mapping.fc7.weight": ("mapping.fc7.weight", LINEAR),
-            "mapping.w_avg": ("mapping.w_avg", (0,)),
-            "synthesis.b4.const": ("synthesis.b4.const", (1, 2, 0)),
-            "synthesis.b64.conv0.weight": ("synthesis.b64.conv0.weight", CONV),
-            "synthesis.b1024.conv1.noise_const": (
-                "synthesis.b1024.conv1.noise_const",
-                (0, 1),
-            ),
-            "synthesis.b512.torgb.affine.weight": (
-                "synthesis.b512.torgb.affine.weight",
-                LINEAR,
-            ),
-        },
-        check_nvlabs,
-    ),
+    Published("stylegan2_nv_ffhq1024", write_nvlabs, [NVLABS], check_nvlabs),
     Published(
         "stylegan2_rosinality_1024",
         write_rosinality,
-        "stylegan2-ffhq-config-f",
-        stylegan2.ROSINALITY,
-        r".*\.kernel",
-        {
-            "mapping.fc0.weight": ("style.1.weight", LINEAR),
-            "mapping.w_avg": ("latent_avg", (0,)),
-            "synthesis.b4.const": ("input.input", (0, 2, 3, 1)),
-            "synthesis.b8.conv0.weight": ("convs.0.conv.weight", (0, 3, 4, 2, 1)),
-            "synthesis.b1024.conv1.noise_const": ("noises.noise_16", (0, 1, 2, 3)),
-            "synthesis.b16.torgb.affine.weight": (
-                "to_rgbs.1.conv.modulation.weight",
-                LINEAR,
-            ),
-        },
+        [ROSINALITY],
         check_rosinality,
         with_average,
     ),
-    Published(
-        "arcface_ir_se50",
-        legacy("model_ir_se50.pth"),
-        "model_ir_se50",
-        arcface.IR_SE,
-        r".*\.num_batches_tracked",
-        ENCODER_LEAVES
-        | {
-            "blocks.5.se.squeeze.kernel": (
-                "body.5.res_layer.5.fc1.weight",
-                (2, 3, 1, 0),
-            )
-        },
-        check_embedding,
-    ),
+    Published("arcface_ir_se50", legacy("model_ir_se50.pth"), [IR_SE], check_embedding),
     Published(
         "curricularface_ir101",
         legacy("CurricularFace_Backbone.pth"),
-        "CurricularFace_Backbone",
-        arcface.IR,
-        r".*\.num_batches_tracked",
-        ENCODER_LEAVES,
+        [IR],
         check_embedding,
     ),
-    Published(
-        "lpips_vgg",
-        write_lpips,
-        "lpips",
-        lpips.TORCH,
-        r"classifier\..*",
-        {
-            "convs.0.kernel": ("features.0.weight", CONV),
-            "convs.12.kernel": ("features.28.weight", CONV),
-            "convs.12.bias": ("features.28.bias", (0,)),
-            "heads.4": ("lin4.model.1.weight", (0, 1, 2, 3)),
-        },
-        check_distance,
-        with_heads,
-    ),
+    Published("lpips_vgg", write_lpips, [VGG], check_distance, with_heads),
 ]
 
 
@@ -292,6 +292,21 @@ def energy(arrays) -> float:
     return sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays)
 
 
+def check_leaves(leaves: Arrays, network: Network, state: Arrays):
+    """Compares all leaves with a file's arrays."""
+    ours = flat_leaves(convert(state, network.family))
+    assert leaves.keys() == ours.keys()
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, ours[name], err_msg=name)
+    # By hand: no rule of the converter's is used below.
+    used = {n: x for n, x in state.items() if not re.fullmatch(network.unused, n)}
+    assert sums(used.values()) == sums(leaves.values())
+    np.testing.assert_allclose(energy(leaves.values()), energy(used.values()), 1e-12)
+    for name, (tensor, axes) in network.leaves.items():
+        wanted = used[tensor].transpose(axes).reshape(leaves[name].shape)
+        np.testing.assert_array_equal(leaves[name], wanted, err_msg=name)
+
+
 @pytest.mark.parametrize("published", [pytest.param(f, id=f.fixture) for f in FILES])
 def test_golden_full_size_file(tmp_path, capsys, published):
     golden = golden_data.load(published.fixture)
@@ -300,26 +315,17 @@ def test_golden_full_size_file(tmp_path, capsys, published):
     assert cli.main([*map(str, paths), "--out", str(out)]) == 0
     printed, errors = capsys.readouterr()
     assert errors == ""
-    assert len(printed.splitlines()) == 2
+    names = [network.name for network in published.networks]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert len(printed.splitlines()) == 1 + len(names)
     for path in paths:
         path.unlink()
-    network = load_network(out / published.name)
+    loaded = [load_network(out / name) for name in names]
     shutil.rmtree(out)
-    leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(network).items()}
 
     arrays = published.arrays(golden)
-    ours = flat_leaves(convert(arrays, published.family))
-    assert leaves.keys() == ours.keys()
-    for name, leaf in leaves.items():
-        np.testing.assert_array_equal(leaf, ours[name], err_msg=name)
-    del ours
-
-    # By hand: not a rule of the converter's is used below.
-    used = {n: x for n, x in arrays.items() if not re.fullmatch(published.unused, n)}
-    assert sums(used.values()) == sums(leaves.values())
-    np.testing.assert_allclose(energy(leaves.values()), energy(used.values()), 1e-12)
-    for name, (tensor, axes) in published.leaves.items():
-        wanted = used[tensor].transpose(axes).reshape(leaves[name].shape)
-        np.testing.assert_array_equal(leaves[name], wanted, err_msg=name)
-    del arrays, used
-    published.check(golden, network)
+    for network, came in zip(published.networks, loaded, strict=True):
+        leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(came).items()}
+        check_leaves(leaves, network, network.state(arrays))
+    del arrays
+    published.check(golden, *loaded)
