@@ -53,9 +53,10 @@ def write_nvlabs(arrays: Arrays, folder: Path) -> list[Path]:
     def network(state, attributes=None):
         return checkpoint_files.network(state, BUFFERS, SOURCE, attributes=attributes)
 
-    before = {name: -array for name, array in arrays.items()}  # the one without a mean
+    # The one of the last step only: as good a generator, of other numbers.
+    last = {n: x if n.endswith("_filter") else -x for n, x in arrays.items()}
     data = {
-        "G": network(before, gains | {"": root}),
+        "G": network(last, gains | {"": root}),
         "D": network(discriminator()),
         "G_ema": network(arrays, gains | {"": root}),
         "training_set_kwargs": easy(class_name="training.dataset.ImageFolderDataset"),

@@ -222,9 +222,9 @@ def test_golden_full_size_file(tmp_path, capsys, published):
     golden = golden_data.load(published.fixture)
     paths = published.write(published.arrays(golden), tmp_path)
     out = tmp_path / "weights"
-    assert cli.main([*map(str, paths), "--out", str(out)]) == 0
+    status = cli.main([*map(str, paths), "--out", str(out)])
     printed, errors = capsys.readouterr()
-    assert errors == ""
+    assert (status, errors) == (0, "")
     names = [network.name for network in published.networks]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert len(printed.splitlines()) == 1 + len(names)
