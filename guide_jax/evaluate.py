@@ -4,7 +4,7 @@ The paper's are ID, ID_others (other photos of the person), FID_pre and delta FI
 (section 4.1). Beside them stands what became of other people: their identity and LPIPS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -26,9 +26,10 @@ MEASURES = {
     "id_kept_worst": "the lowest of them",
     "lpips_kept": "mean LPIPS of other people to themselves (low: kept)",
     "people_kept": "how many other people were looked at",
+    "fid_samples": "how many pictures of either generator FID was taken of",
     "no_face": "pictures in which no face was found; they count for no similarity",
 }
-COUNTS = "people_kept", "no_face"
+COUNTS = "people_kept", "fid_samples", "no_face"
 
 
 class View(NamedTuple):
@@ -99,14 +100,14 @@ class Evaluator:
     def show(self, generator: nnx.Module, w: np.ndarray) -> np.ndarray:
         """Returns a generator's pictures `[N, H, W, 3]` of latents `[N, L, D]`."""
         state = nnx.state(generator.synthesis)
-        batches = self._batches(np.asarray(w))
-        return np.concatenate([self._show(state, part)[:n] for part, n in batches])
+        parts = batches(np.asarray(w), self._batch)
+        return np.concatenate([self._show(state, part)[:n] for part, n in parts])
 
     def judge(self, images: np.ndarray) -> dict[str, Faces]:
         """Returns each judge's view of pictures `[N, H, W, 3]`."""
-        batches = self._batches(images)
+        parts = list(batches(images, self._batch))
         return {
-            name: joined([Faces(*(x[:n] for x in judge(part))) for part, n in batches])
+            name: joined([Faces(*(x[:n] for x in judge(part))) for part, n in parts])
             for name, judge in self._judges.items()
         }
 
@@ -117,7 +118,7 @@ class Evaluator:
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """LPIPS of image pairs `[N, H, W, 3]`, `[N]`."""
-        pairs = zip(self._batches(a), self._batches(b), strict=True)
+        pairs = zip(batches(a, self._batch), batches(b, self._batch), strict=True)
         parts = [self._distance(self._lpips, x, y)[:n] for (x, n), (y, _) in pairs]
         return np.concatenate(parts)
 
@@ -200,14 +201,17 @@ class Evaluator:
         lpips = self.lpips(photo, reconstruction.images)[0]
         return {"id": _mean(cosine), "lpips": float(lpips)}
 
-    def _batches(self, x: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """Cuts into batches of one size; the last repeats its last row to be full."""
-        batches = []
-        for start in range(0, len(x), self._batch):
-            part = x[start : start + self._batch]
-            missing = self._batch - len(part)
-            batches.append((np.concatenate([part, *[part[-1:]] * missing]), len(part)))
-        return batches
+
+def batches(x: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Cuts into batches of one size; the last repeats its last row to be full.
+
+    Yields:
+        A batch, and how many of its rows are new.
+    """
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        missing = size - len(part)
+        yield np.concatenate([part, *[part[-1:]] * missing]), len(part)
 
 
 def measures_in(results: Mapping) -> list[str]:

@@ -134,6 +134,35 @@ def of_folder(features: Features, folder: str | Path) -> tuple[Statistics, list[
     return found, skipped
 
 
+def of_dataset(features: Features, name: str) -> Statistics:
+    """Returns the statistics of a tensorflow-datasets' images, without tensorflow.
+
+    Args:
+        features: what runs the network.
+        name: of the dataset and its split, as in "celeb_a_hq/1024:train"; without one,
+            all of its images in the split "train". They are taken from its prepared
+            files (in a format that can be read in any order, as array_record).
+
+    Raises:
+        InputError: there is no such prepared dataset, or it has no images.
+    """
+    import tensorflow_datasets as tfds  # takes a second, which few runs need to spend
+
+    dataset, _, split = name.partition(":")
+    try:
+        source = tfds.data_source(dataset, split=split or "train")
+        images = (np.asarray(source[i]["image"]) for i in range(len(source)))
+        inputs = (resize(x[None] / np.float32(127.5) - 1, INPUT_SIZE) for x in images)
+        return features.of_inputs(inputs, len(source), name)
+    # It raises anything where a dataset isn't known, prepared, or of images.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"tfds:{name}: can't be read by tensorflow-datasets; prepare it first with"
+            f" `tfds build {dataset} --file_format=array_record` ({reason})"
+        ) from error
+
+
 def image_files(folder: str | Path) -> list[Path]:
     """Returns the files in a folder and those in it, sorted, without hidden ones.
 

@@ -176,13 +176,6 @@ def test_files_beside_the_packages(index, tmp_path, monkeypatch, capsys):
     assert theirs.startswith("error: x/y/html.pt: neither a PyTorch file nor a pickle")
 
 
-def test_neither_files_nor_packages(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--out", "w"])
-    assert caught.value.code == 2
-    assert "give files to convert, or --pypi" in capsys.readouterr().err
-
-
 # Without pip --------------------------------------------------------------------------
 
 

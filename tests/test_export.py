@@ -236,9 +236,9 @@ def test_a_converted_file_comes_back(tmp_path, capsys, file, names, npz):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "give FILE... --out DIR to convert, or --export NETWORK --to FILE"),
-        ("a.pt", "give FILE... --out DIR to convert"),
-        ("--out w", "give FILE... --out DIR to convert"),
+        ("", "give FILE... --out DIR or --pypi --out DIR to convert, or --export"),
+        ("a.pt", "give FILE... --out DIR or --pypi"),
+        ("--out w", "give FILE... --out DIR or --pypi"),
         ("--export net", "--export alone: give both --export NETWORK and --to FILE"),
         ("--to a.npz", "--to alone: give both"),
         ("--names nvlabs", "--names alone: give both"),

@@ -1,0 +1,110 @@
+"""The paper's two FIDs of an unlearning (section 4.1), their halves kept for reuse."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from guide_jax import fid, fid_files
+from guide_jax.checkpoint import network_hash
+from guide_jax.errors import UnlearningError
+from guide_jax.evaluate import batches
+
+
+class FidMeasure:
+    """FID_pre and delta FID_real of generators made from one original (section 4.1)."""
+
+    def __init__(
+        self,
+        generator: nnx.Module,
+        inception: nnx.Module,
+        *,
+        samples: int,
+        psi: float,
+        seed: int,
+        batch: int,
+        real: str,
+        cache: Path,
+    ):
+        """Takes the statistics of the original and of real photos, or finds them.
+
+        Args:
+            generator: the original.
+            inception: FID's network.
+            samples: pictures of each generator, of the same latents; the paper's 5000.
+            psi: their truncation.
+            seed: of their draw.
+            batch: pictures in one pass.
+            real: a folder of photos, a file of features or statistics, or "tfds:NAME"
+                of a tensorflow-datasets dataset; empty for no delta FID_real.
+            cache: folder where statistics are kept by what they were made of.
+
+        Raises:
+            InputError: the real photos can't be read.
+        """
+        self._features = fid.Features(inception)
+        self._samples, self._seed, self._batch = samples, seed, batch
+        self._z_dim = generator.z_dim
+        graph = nnx.split(generator)[0]
+
+        @jax.jit
+        def draw(state, z):
+            made = nnx.merge(graph, state)
+            return made.synthesis(made.mapping(z, psi=psi))[0]
+
+        self._draw = draw
+        network = network_hash(inception)
+        self._real = None
+        if real:  # first, for a mistake in it is soon found
+            self._real = self._real_statistics(real, network, cache)
+        drawn = f"{network_hash(generator)} {network} {samples} {psi} {seed}"
+        self._before = fid_files.cached(
+            cache, drawn, lambda: self._statistics(generator, "FID, original")
+        )
+
+    def __call__(self, forgetful: nnx.Module) -> dict[str, float | int]:
+        """Returns `fid_pre`, `fid_samples`, and `delta_fid_real` where it has photos.
+
+        Raises:
+            UnlearningError: the generator's pictures are not finite.
+        """
+        after = self._statistics(forgetful, "FID, forgetful")
+        found = {"fid_pre": fid.distance(self._before, after)}
+        if self._real:
+            before = fid.distance(self._real, self._before)
+            found["delta_fid_real"] = fid.distance(self._real, after) - before
+        return found | {"fid_samples": self._samples}
+
+    def _statistics(self, generator: nnx.Module, label: str) -> fid.Statistics:
+        state = nnx.state(generator)
+        rng = np.random.default_rng(self._seed)
+        z = rng.standard_normal((self._samples, self._z_dim)).astype(np.float32)
+        pictures = (
+            np.asarray(self._draw(state, part))[:count]
+            for part, count in batches(z, self._batch)
+        )
+        try:
+            return self._features.of_images(pictures, self._samples, label)
+        except ValueError as error:
+            raise UnlearningError(
+                f"{label}: {error}; a lower learning rate may help"
+            ) from error
+
+    def _real_statistics(self, real: str, network: str, cache: Path) -> fid.Statistics:
+        path = Path(real)
+        if real.startswith("tfds:"):
+            name = real.removeprefix("tfds:")
+            return fid_files.cached(
+                cache,
+                f"{network} {real}",
+                lambda: fid_files.of_dataset(self._features, name),
+            )
+        if not path.is_dir():
+            return fid_files.read_statistics(path)
+        contents = fid_files.hash_files(fid_files.image_files(path))
+        return fid_files.cached(
+            cache,
+            f"{network} {contents}",
+            lambda: fid_files.of_folder(self._features, path)[0],
+        )
