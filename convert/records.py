@@ -176,7 +176,7 @@ class NumpyArray(Record):
 
         Of an array of objects, which has to be of no axes, it is the one object.
         """
-        if self.dtype.dtype() == object:
+        if self.dtype.dtype().hasobject:
             if self.shape != () or not isinstance(self.raw, list):
                 raise ValueError("an array of objects")
             (thing,) = self.raw

@@ -93,7 +93,7 @@ def _read_npy(file: IO[bytes]) -> Any:
     if np.lib.format.read_magic(file) != (1, 0):
         raise NotACheckpointError("a numpy file of an unknown version")
     _, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype != object:
+    if not dtype.hasobject:
         raise NotACheckpointError("a numpy file of one array; named ones are needed")
     return load(file)
 
