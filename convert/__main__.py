@@ -3,8 +3,9 @@
     python -m convert ffhq.pkl model_ir_se50.pth --out weights
 
 Each file is told by its tensors' names, whatever it is called. LPIPS is made of
-two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth;
-MobileStyleGAN comes as the wheel of PyPI's random_face, or the folder it unpacks to.
+two files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth; the face
+detector MTCNN of three, pnet, rnet and onet (.pt or .npy). MobileStyleGAN comes as the
+wheel of PyPI's random_face, or the folder it unpacks to.
 e4e_ffhq_encode.pt holds two networks: they become e4e_ffhq_encode_encoder and
 e4e_ffhq_encode_generator.
 
@@ -17,48 +18,26 @@ import argparse
 import hashlib
 import math
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from convert import export, mobilestylegan, pypi
-from convert.families import (
-    FAMILIES,
-    LPIPS_PARTS,
-    Part,
-    bundle_of,
-    family_of,
-    part_of,
-)
-from convert.rules import BESIDE, Family, StateDict, check_beside, convert
+from convert.families import FAMILIES
+from convert.jobs import Job, one_line, plan
+from convert.rules import convert
 from convert.state_file import WRITERS, write
-from convert.torch_file import read
 from guide_jax.checkpoint import leaf_shapes, load_network, save_network
 
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One network to be made of one file, or of several."""
-
-    files: tuple[Path, ...]
-    family: Family
-    state: StateDict
-    name: str
-
-    @property
-    def title(self) -> str:
-        """The files, for tables and messages."""
-        return " + ".join(map(str, self.files))
-
-
+# Files that make a network only together: the part each of them is -> path, contents.
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts the files on the command line, or exports one network.
 
@@ -158,6 +137,9 @@ def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         with tempfile.TemporaryDirectory() as folder:
             fetched, missing = pypi.fetch(Path(folder), pypi.PACKAGES)
             rows, errors = _convert_files([*args.files, *fetched], args)
+            kept, more = pypi.fetch(Path(folder), pypi.JUDGES)
+            rows += [_keep(file, args.out / "outside" / file.name) for file in kept]
+            missing += more
         here = folder + os.sep  # no longer a place that tells anybody anything
         rows = [tuple(cell.replace(here, "") for cell in row) for row in rows]
         errors = [*missing, *(error.replace(here, "") for error in errors)]
@@ -178,8 +160,17 @@ def _convert_files(
             taken[path] = job.title
             rows.append(run(job, path, args.dtype or "float32"))
         except Exception as error:  # one network's fault must not lose the others
-            errors.append(_line(job.title, error))
+            errors.append(one_line(job.title, error))
     return rows, errors
+
+
+def _keep(file: Path, path: Path) -> tuple[str, ...]:
+    """Copies a file that other programs read as it is; returns its row of the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    shutil.copyfile(file, part)
+    part.replace(path)
+    return str(file), "judge from outside, as published", "", "", str(path)
 
 
 def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -192,71 +183,10 @@ def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         path = args.to.absolute()
         write(path, state)
     except Exception as error:
-        return [], [_line(path, error)]
+        return [], [one_line(path, error)]
     title = export.NAMES[names].family.title
     row = _row(str(args.export), title, len(state), network, args.to)
     return [table([row]), f"fits {export.call_of(network, names)}"], []
-
-
-def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
-    """Reads and recognises the files.
-
-    Returns:
-        The jobs that can be run, and a line for each file that belongs to none.
-    """
-    jobs, errors = [], []
-    parts: dict[Part, tuple[Path, StateDict]] = {}
-    for path in files:
-        try:
-            if mobilestylegan.holds_graphs(path):
-                state, name = mobilestylegan.read(path), mobilestylegan.NAME
-            else:
-                data, name = read(path), path.stem
-                if bundle := bundle_of(data):
-                    jobs += [
-                        Job((path,), family, state, f"{name}_{suffix}")
-                        for suffix, (family, state) in bundle.split(data).items()
-                    ]
-                    continue
-                state = state_dict(data)
-            if family := family_of(state):
-                jobs.append(Job((path,), family, state, name))
-            elif not (part := part_of(state)):
-                known = "; ".join(family.title for family in FAMILIES)
-                raise ValueError(f"no known network; known are: {known}")
-            elif part in parts:
-                raise ValueError(f"{part.title} again, after {parts[part][0]}")
-            else:
-                parts[part] = path, state
-        except Exception as error:  # one file's fault must not lose the others
-            errors.append(_line(path, error))
-    missing = [part.title for part in LPIPS_PARTS if part not in parts]
-    if parts and missing:
-        ((part, (path, _)),) = parts.items()
-        errors.append(
-            f"{path}: this is {part.title}, of which LPIPS needs {missing[0]} as well;"
-            " give both files together"
-        )
-    elif parts:
-        paths, states = zip(*(parts[part] for part in LPIPS_PARTS), strict=True)
-        merged = {key: value for state in states for key, value in state.items()}
-        if family := family_of(merged):
-            jobs.append(Job(paths, family, merged, family.kind))
-        else:
-            errors.append(f"{paths[0]} + {paths[1]}: together no known network")
-    return jobs, errors
-
-
-def state_dict(data: Any) -> StateDict:
-    """Returns the part of a file's contents that the families look at."""
-    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        check_beside(data, "state_dict", BESIDE | {"latent_avg"})
-        # A tensor of the network's, which encoder4editing keeps apart.
-        apart = {key: data[key] for key in ("latent_avg",) if key in data}
-        data = {**data["state_dict"], **apart}
-    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ValueError("holds no named tensors")
-    return data
 
 
 def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
@@ -294,14 +224,6 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(title: Path | str, error: Exception) -> str:
-    """Returns one line that names the file once."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, ValueError | OSError):
-        text = f"does not convert ({type(error).__name__}: {text})"
-    return text if text.startswith(f"{title}: ") else f"{title}: {text}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""All families that `python -m convert` knows, and LPIPS, which needs two files."""
+"""All families that `python -m convert` knows, and those made of several files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert import arcface, e4e, inception, lpips, mobilestylegan, stylegan2
+from convert import arcface, e4e, inception, lpips, mobilestylegan, mtcnn, stylegan2
 from convert.rules import Bundle, Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
@@ -17,6 +17,8 @@ FAMILIES: tuple[Family, ...] = (
     mobilestylegan.MOBILESTYLEGAN,
     e4e.ENCODER,
     inception.INCEPTION,
+    mtcnn.FACENET,
+    mtcnn.INSIGHTFACE,
 )
 BUNDLES: tuple[Bundle, ...] = (e4e.BUNDLE,)
 
@@ -28,22 +30,52 @@ class Part:
     Attributes:
         title: what a person calls it.
         recognises: whether a state dict is this part, judged by its keys.
+        prefix: what goes before its keys when the parts are merged into one state dict.
     """
 
     title: str
     recognises: Callable[[StateDict], bool]
+    prefix: str = ""
 
 
-# Given together, these two are merged into one state dict.
-LPIPS_PARTS = (
-    Part(
-        "torchvision's network (vgg16-397923af.pth or alexnet-owt-7be5be79.pth)",
-        lambda state: "features.0.weight" in state and lpips.HEAD not in state,
+@dataclass(frozen=True)
+class Group:
+    """The parts of one network.
+
+    Attributes:
+        title: what a person calls the network.
+        parts: all of them are needed.
+    """
+
+    title: str
+    parts: tuple[Part, ...]
+
+
+def _mtcnn(published: mtcnn.Published) -> Group:
+    def part(net: str) -> Part:
+        title = f"{published.title}'s {net}{published.suffix}"
+        return Part(title, lambda state: published.holds(net, state), f"{net}.")
+
+    return Group("MTCNN", tuple(map(part, mtcnn.NETS)))
+
+
+GROUPS = (
+    Group(
+        "LPIPS",
+        (
+            Part(
+                "torchvision's network (vgg16-397923af.pth or"
+                " alexnet-owt-7be5be79.pth)",
+                lambda state: "features.0.weight" in state and lpips.HEAD not in state,
+            ),
+            Part(
+                "the lpips package's heads (vgg.pth or alex.pth)",
+                lambda state: lpips.HEAD in state and "features.0.weight" not in state,
+            ),
+        ),
     ),
-    Part(
-        "the lpips package's heads (vgg.pth or alex.pth)",
-        lambda state: lpips.HEAD in state and "features.0.weight" not in state,
-    ),
+    _mtcnn(mtcnn.FACENET_FILES),
+    _mtcnn(mtcnn.INSIGHTFACE_FILES),
 )
 
 
@@ -60,5 +92,6 @@ def bundle_of(data: Any) -> Bundle | None:
 
 
 def part_of(state: StateDict) -> Part | None:
-    """Returns which part of LPIPS a state dict is."""
-    return next((part for part in LPIPS_PARTS if part.recognises(state)), None)
+    """Returns which part of a network a state dict is."""
+    parts = (part for group in GROUPS for part in group.parts)
+    return next((part for part in parts if part.recognises(state)), None)

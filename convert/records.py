@@ -138,12 +138,12 @@ class Tensor(Record):
 
 
 class NumpyDtype(Record):
-    """A numpy dtype of plain numbers, from its code and byte order."""
+    """A numpy dtype of plain numbers or of objects, from its code and byte order."""
 
     __slots__ = ("code", "order")
 
     def __init__(self, code, *_):
-        if not re.fullmatch(r"[<>=|]?(\?|[biufc][0-9]{1,2})", str(code)):
+        if not re.fullmatch(r"[<>=|]?(\?|[biufc][0-9]{1,2})|O[48]", str(code)):
             raise ValueError(f"numpy dtype {code!r} holds no plain numbers")
         self.code, self.order = code, "="
 
@@ -171,8 +171,16 @@ class NumpyArray(Record):
         _, self.shape, self.dtype, fortran, self.raw = state
         self.order = "F" if fortran else "C"
 
-    def resolve(self, plain: Callable[[Any], Any]) -> np.ndarray:
-        """Returns the array, read-only, in this machine's byte order."""
+    def resolve(self, plain: Callable[[Any], Any]) -> Any:
+        """Returns the array, read-only, in this machine's byte order.
+
+        Of an array of objects, which has to be of no axes, it is the one object.
+        """
+        if self.dtype.dtype().hasobject:
+            if self.shape != () or not isinstance(self.raw, list):
+                raise ValueError("an array of objects")
+            (thing,) = self.raw
+            return plain(thing)
         # Python 2 wrote bytes as text.
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         dtype = self.dtype.dtype()

@@ -1,8 +1,9 @@
 """Reads checkpoint files into numpy arrays and plain containers, executing nothing.
 
-Four kinds are told apart by their bytes, not their names: PyTorch's zip files, its
-older files, NVIDIA's network pickles (whose embedded source is never looked at), and
-plain pickles of numpy arrays.
+Five kinds are told apart by their bytes, not their names: PyTorch's zip files, its
+older files, NVIDIA's network pickles (whose embedded source is never looked at), plain
+pickles of numpy arrays, and numpy's files of one object (a dict of arrays, say), which
+have such a pickle in them.
 """
 
 import io
@@ -10,6 +11,8 @@ import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from convert.records import Builder, Module, Storage, TorchType, TypedStorage
 from convert.safe_pickle import UnsafePickleError, load, plain
@@ -24,7 +27,7 @@ NVLABS_BESIDE = {"G", "D", "training_set_kwargs", "augment_pipe"}
 
 
 def read(path: str | Path) -> Any:
-    """Reads a `.pt`, `.pth`, `.pkl` or `.ckpt` file.
+    """Reads a `.pt`, `.pth`, `.pkl`, `.ckpt` or `.npy` file.
 
     Returns:
         Nested dicts, lists and tuples of read-only arrays and numbers. bfloat16 comes
@@ -73,6 +76,8 @@ def _read_raw(file: IO[bytes]) -> Any:
         return _read_zip(file)
     if start == LEGACY_START:
         return _read_legacy(file)
+    if start.startswith(np.lib.format.MAGIC_PREFIX):
+        return _read_npy(file)
     if start[:1] == b"\x80" and len(start) > 1 and start[1] in range(2, 6):
         nested = Builder(lambda data: _read_legacy(io.BytesIO(data)))
         return load(file, extra={("torch.storage", "_load_from_bytes"): nested})
@@ -81,6 +86,16 @@ def _read_raw(file: IO[bytes]) -> Any:
         if start
         else "the file is empty"
     )
+
+
+def _read_npy(file: IO[bytes]) -> Any:
+    """Reads what `numpy.save` makes of a dict, without numpy's own unpickler."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise NotACheckpointError("a numpy file of an unknown version")
+    _, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if not dtype.hasobject:
+        raise NotACheckpointError("a numpy file of one array; named ones are needed")
+    return load(file)
 
 
 def _read_zip(file: IO[bytes]) -> Any:

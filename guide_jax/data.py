@@ -7,6 +7,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from guide_jax.errors import InputError
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
 
 def load_photo(path: str | Path, size: int) -> np.ndarray:
     """Reads one aligned photo.
@@ -14,7 +16,7 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
     It is turned as its EXIF says, cut to the square in its middle and resized.
 
     Args:
-        path: an image file of any kind that Pillow reads.
+        path: an image file; see `read_image`.
         size: side of the result in pixels.
 
     Returns:
@@ -23,15 +25,41 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
     Raises:
         InputError: there is no such file, or it is no image, or a damaged one.
     """
-    image = ImageOps.fit(read_photo(path), (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.float32)[None] / 127.5 - 1
+    return fit(read_image(path), size)
 
 
-def read_photo(path: str | Path) -> Image.Image:
-    """Reads a photo at its own size, RGB, turned as its EXIF says.
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Cuts a picture to the square in its middle and resizes it.
+
+    Args:
+        image: `[H, W, 3]` uint8.
+        size: side of the result in pixels.
+
+    Returns:
+        `[1, size, size, 3]`, float32 in [-1, 1].
+    """
+    square = ImageOps.fit(
+        Image.fromarray(image), (size, size), Image.Resampling.LANCZOS
+    )
+    return np.asarray(square, np.float32)[None] / 127.5 - 1
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads a picture as it is meant to be seen.
+
+    It is turned as its EXIF says. Grey, palette and CMYK pictures become RGB, 16 bits
+    become 8, and what is transparent is shown on white, as on a page. Colour
+    profiles are not applied. Of an animation it is the first picture.
+
+    Args:
+        path: a JPEG, PNG or WebP file, or of another kind that Pillow reads.
+
+    Returns:
+        `[H, W, 3]` uint8 RGB.
 
     Raises:
-        InputError: as `load_photo`.
+        InputError: there is no such file, or it is no image, a damaged or huge one, or
+            has no known range of brightness (32 bits for a pixel's grey).
     """
     path = Path(path)
     if not path.is_file():
@@ -39,18 +67,63 @@ def read_photo(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             mode = opened.mode
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise InputError(
             f"{path}: not an image that can be read; give a JPEG, PNG or WebP file"
         ) from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too large an image ({error})") from None
     # Pillow's decoders raise anything on damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: a damaged image ({reason})") from None
-    if mode.startswith(("I", "F")):  # Pillow would clip them to white
-        raise InputError(f"{path}: more than 8 bits for a grey pixel; save it with 8")
-    return image
+    if image is None:
+        raise InputError(
+            f"{path}: its pixels are of kind {mode!r}, whose white is not known; save"
+            " it with 8 or 16 bits"
+        )
+    return np.asarray(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image | None:
+    """Returns the picture as RGB, None if its range isn't known."""
+    if image.mode in ("I", "F"):
+        return None
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float64) / 257  # 65535 / 255
+        image = Image.fromarray(np.rint(grey).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def list_photos(folder: str | Path) -> list[Path]:
+    """Finds the photos in a folder and in those within it, by their suffixes.
+
+    Names that begin with a dot are left out: systems keep notes under them.
+
+    Returns:
+        The paths, sorted by their text.
+
+    Raises:
+        InputError: there is no such folder, or no photo in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of photos")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise InputError(f"{folder}: no photos in it ({', '.join(SUFFIXES)})")
+    return sorted(found)
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:

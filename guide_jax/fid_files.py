@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from guide_jax.data import read_photo
+from guide_jax.data import read_image
 from guide_jax.errors import InputError
 from guide_jax.fid import Accumulator, Features, Statistics
 from guide_jax.models.crop import resize
@@ -194,7 +194,7 @@ def read_input(path: str | Path) -> np.ndarray:
     Raises:
         InputError: as `data.load_photo`.
     """
-    image = np.asarray(read_photo(path), np.float32)[None] / 127.5 - 1
+    image = np.float32(read_image(path))[None] / 127.5 - 1
     return resize(image, INPUT_SIZE)
 
 

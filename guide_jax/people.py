@@ -54,7 +54,7 @@ def listed(source: ConfigDict) -> list[Person]:
     if scenario == "out_of_domain":
         return _by_folder(path)
     if path.is_dir():
-        photos = _photos(path)
+        photos = data.list_photos(path)
         names = _names([photo.relative_to(path) for photo in photos])
         pairs = zip(names, photos, strict=True)
         return [Person(name, photo.name, photo=photo) for name, photo in pairs]
@@ -83,21 +83,16 @@ def _by_folder(path: Path) -> list[Person]:
             f"{path}: no such folder; 'out_of_domain' takes a folder with several"
             " photos of a person, or with a sub-folder for each person"
         )
-    folders = [x for x in sorted(path.iterdir()) if x.is_dir() and data.list_photos(x)]
+    folders = [
+        x for x in sorted(path.iterdir()) if x.is_dir() and data.listdata.list_photos(x)
+    ]
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):
-        first, *rest = _photos(folder)
+        first, *rest = data.list_photos(folder)
         title = f"{folder.name}/{first.name}"
         people.append(Person(name, title, photo=first, tests=tuple(rest)))
     return people
-
-
-def _photos(folder: Path) -> list[Path]:
-    if photos := data.list_photos(folder):
-        return photos
-    kinds = ", ".join(sorted(data.SUFFIXES))
-    raise InputError(f"{folder}: no photos in it (files ending in {kinds})")
 
 
 def _names(paths: list[Path]) -> list[str]:

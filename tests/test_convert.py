@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from convert import __main__ as cli
-from convert import arcface
+from convert import arcface, jobs
 from convert.families import FAMILIES
 from convert.rules import (
     LAYOUTS,
@@ -232,12 +232,12 @@ def test_malicious_file_is_one_line(tmp_path, capsys):
 
 def give(monkeypatch, contents):
     """Lets `read` return contents by file name."""
-    monkeypatch.setattr(cli, "read", lambda path: contents[Path(path).name])
+    monkeypatch.setattr(jobs, "read", lambda path: contents[Path(path).name])
     monkeypatch.setattr(cli, "_sha256", lambda path: "")
 
 
 def test_incomplete_network_writes_nothing(tmp_path, capsys, monkeypatch):
-    state = dict(cli.read(DATA / "nvlabs.pkl"))
+    state = dict(jobs.read(DATA / "nvlabs.pkl"))
     del state["synthesis.b8.conv1.bias"]
     state["synthesis.b8.conv1.surplus"] = np.ones(2)
     give(monkeypatch, {"a.pkl": state})
@@ -250,7 +250,7 @@ def test_incomplete_network_writes_nothing(tmp_path, capsys, monkeypatch):
 
 
 def test_same_name_twice(tmp_path, capsys, monkeypatch):
-    state = cli.read(DATA / "nvlabs.pkl")
+    state = jobs.read(DATA / "nvlabs.pkl")
     give(monkeypatch, {"a.pkl": state, "a.pt": state})
     assert cli.main(["a.pkl", "a.pt", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
@@ -278,7 +278,7 @@ def test_lpips_needs_both_files(tmp_path, capsys, monkeypatch, name, missing):
 @pytest.mark.parametrize("files", [["vgg16.pth", "vgg.pth"], ["vgg.pth", "vgg16.pth"]])
 def test_lpips_files_are_merged(monkeypatch, files):
     give(monkeypatch, {"vgg16.pth": BACKBONE, "vgg.pth": HEADS})
-    (job,), errors = cli.plan([Path(file) for file in files])
+    (job,), errors = jobs.plan([Path(file) for file in files])
     assert errors == []
     assert job.title == "vgg16.pth + vgg.pth"
     assert (job.family.kind, job.name) == ("lpips", "lpips")
@@ -300,15 +300,15 @@ TRAINING = {"opts": {"lr": 0.1}, "optimizer": {}, "global_step": 7}
 
 def test_state_dict_is_taken_out_of_a_training_checkpoint():
     state = {"a": np.ones(2)}
-    assert cli.state_dict({"state_dict": state}) == state
-    assert cli.state_dict({"state_dict": state} | TRAINING) == state
+    assert jobs.state_dict({"state_dict": state}) == state
+    assert jobs.state_dict({"state_dict": state} | TRAINING) == state
     mean = np.ones(3)
-    got = cli.state_dict({"state_dict": state, "latent_avg": mean} | TRAINING)
+    got = jobs.state_dict({"state_dict": state, "latent_avg": mean} | TRAINING)
     assert got == state | {"latent_avg": mean}
 
 
 def test_unknown_parts_beside_state_dict_are_named(tmp_path, capsys, monkeypatch):
-    state = dict(cli.read(DATA / "nvlabs.pkl"))
+    state = dict(jobs.read(DATA / "nvlabs.pkl"))
     give(monkeypatch, {"x.pt": {"state_dict": state, "ema": {}, 3: 1} | TRAINING})
     assert cli.main(["x.pt", "--out", str(tmp_path / "w")]) == 1
     (line,) = capsys.readouterr().err.splitlines()

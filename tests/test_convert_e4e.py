@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from convert import __main__ as cli
+from convert import jobs
 from convert.torch_file import read
 from guide_jax import inversion
 from guide_jax.checkpoint import load_network, read_about
@@ -32,7 +33,7 @@ def run_cli(monkeypatch, capsys, tmp_path, data, *more):
     path = tmp_path / "e4e.pt"
     path.write_bytes(b"-")
     known = {path: data}
-    monkeypatch.setattr(cli, "read", lambda path: known.get(path) or read(path))
+    monkeypatch.setattr(jobs, "read", lambda path: known.get(path) or read(path))
     args = [str(path), *map(str, more), "--npz", "--out", str(tmp_path / "w")]
     status = cli.main(args)
     out, err = capsys.readouterr()

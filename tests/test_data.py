@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -55,6 +57,94 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path, mode):
     np.testing.assert_array_equal(data.to_uint8(photo[0]), wanted)
 
 
+def png16(path, array):
+    """Writes a PNG of 16 bits from [H, W, channels], as Pillow can't."""
+    H, W, channels = array.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+
+    def chunk(name, data):
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", W, H, 16, kind, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_16_bits_keeps_its_brightness(tmp_path, channels):
+    levels = np.random.default_rng(0).integers(0, 65536, (8, 8, channels))
+    levels[0, 0], levels[0, 1] = 0, 65535
+    if channels in (2, 4):
+        levels[..., -1] = 65535  # opaque
+    png16(tmp_path / "x.png", levels)
+    image = data.read_image(tmp_path / "x.png")
+    assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
+    colour = levels[..., : 1 if channels < 3 else 3]
+    # Pillow takes the upper byte of colours.
+    np.testing.assert_allclose(image, np.broadcast_to(colour / 257, (8, 8, 3)), atol=1)
+    assert image[0, 0].max() == 0
+    assert image[0, 1].min() == 255
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_tiff_of_16_bits_is_turned_and_scaled(tmp_path, order):
+    grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(order)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(grey).save(tmp_path / "x.tif", exif=exif)
+    photo = data.load_photo(tmp_path / "x.tif", 16)
+    levels = data.to_uint8(photo[0, ::-1, ::-1])
+    np.testing.assert_array_equal(levels, np.rint(grey / 257)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.gif"])
+def test_what_is_transparent_is_shown_on_white(tmp_path, name):
+    image = quarters("RGBA")
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste(clear, (8, 0))
+    image.save(tmp_path / name, lossless=True)
+    photo = data.load_photo(tmp_path / name, 16)
+    np.testing.assert_array_equal(pixels(photo), [RED, (255, 255, 255), BLUE, GREY])
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
+    Image.new("LA", (4, 4), (100, 51)).save(tmp_path / "x.png")  # a fifth
+    image = data.read_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(image, 224)  # 0.2 * 100 + 0.8 * 255
+
+
+def test_cmyk_jpeg_is_read(tmp_path):
+    quarters("CMYK", (64, 64)).save(tmp_path / "x.jpg", quality=95)
+    photo = data.load_photo(tmp_path / "x.jpg", 32)
+    np.testing.assert_allclose(pixels(photo), [RED, GREEN, BLUE, GREY], atol=6)
+
+
+def test_photos_of_a_folder_are_listed_by_suffix(tmp_path):
+    names = ["b.JPG", "a/z.jpeg", "a/10.webp", "c.Png", "a/b/x.tif", "d.jpg/e.bmp"]
+    others = ["a.txt", "jpg", "._b.jpg", ".cache/x.png", "a/.png"]
+    for name in names + others:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    wanted = ["a/10.webp", "a/b/x.tif", "a/z.jpeg", "b.JPG", "c.Png", "d.jpg/e.bmp"]
+    assert data.list_photos(str(tmp_path)) == [tmp_path / name for name in wanted]
+
+
+def test_folders_without_photos_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r": no photos in it \(\.jpg, "):
+        data.list_photos(tmp_path)
+    for path in (tmp_path / "none", tmp_path / "a.txt"):
+        with pytest.raises(InputError, match=f"^{path}: no such folder of photos$"):
+            data.list_photos(path)
+
+
 def test_photo_is_turned_as_its_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
@@ -101,10 +191,17 @@ def test_other_files_are_refused(tmp_path, content):
     assert "not an image that can be read" in refusal(tmp_path / "x.jpg")
 
 
-def test_grey_images_of_16_bits_are_refused(tmp_path):
-    grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
-    Image.fromarray(grey).save(tmp_path / "x.png")
-    assert "more than 8 bits" in refusal(tmp_path / "x.png")
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_grey_of_unknown_range_is_refused(tmp_path, mode):
+    quarters(mode).save(tmp_path / "x.tif")
+    text = refusal(tmp_path / "x.tif")
+    assert f"kind {mode!r}, whose white is not known; save it with 8 or 16" in text
+
+
+def test_huge_images_are_refused(tmp_path, monkeypatch):
+    quarters().save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert "too large an image" in refusal(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

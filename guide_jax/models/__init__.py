@@ -8,6 +8,7 @@ from guide_jax.models.encoder import WEncoder
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.mtcnn import MTCNN
 from guide_jax.models.stylegan2 import StyleGAN2
 
 # kind, as it stands in converted checkpoints -> class
@@ -18,6 +19,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
         IRNet,
         Inception,
         LPIPS,
+        MTCNN,
         MobileStyleGAN,
         StyleGAN2,
         WEncoder,
