@@ -41,13 +41,16 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("form", ["pickle", "zip", "legacy", "inside nvlabs"])
+@pytest.mark.parametrize("form", ["pickle", "npy", "zip", "legacy", "inside nvlabs"])
 def test_refuses_foreign_classes(tmp_path, monkeypatch, name, form):
     monkeypatch.chdir(tmp_path)
     evil = pickle.dumps(ATTACKS[name], 2)
     path = tmp_path / "evil.pt"
     if form == "pickle":
         path.write_bytes(evil)
+    elif form == "npy":
+        with path.open("wb") as file:
+            np.save(file, ATTACKS[name])
     elif form == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", evil)

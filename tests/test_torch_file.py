@@ -100,6 +100,43 @@ def test_numpy_arrays(tmp_path, dtype, order):
         assert got.dtype.isnative
 
 
+def test_numpy_files_of_one_dict(tmp_path):
+    state = {"a.weight": np.ones((2, 3), np.float32), "n": 7}
+    np.save(tmp_path / "x.npy", state)
+    got = read(tmp_path / "x.npy")
+    np.testing.assert_array_equal(got["a.weight"], state["a.weight"])
+    assert not got["a.weight"].flags.writeable
+    assert got["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones(3), "a numpy file of one array; named ones are needed"),
+        (np.array([{}, {}]), r"cut short or damaged \(an array of objects\)"),
+        (np.zeros((0, 1), object), r"cut short or damaged \(an array of objects\)"),
+    ],
+)
+def test_other_numpy_files(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(ValueError, match=rf"x\.npy: {message}$"):
+        read(tmp_path / "x.npy")
+
+
+def test_damaged_numpy_files(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, {"a": np.ones(50, np.float32)})
+    whole = path.read_bytes()
+    for length in [*range(6, 200, 3), *range(200, len(whole), 20)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"x\.npy: cut short or damaged") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole[:6] + b"\3" + whole[7:])
+    with pytest.raises(ValueError, match="a numpy file of an unknown version"):
+        read(path)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 5])
 def test_empty_arrays_and_bytes(tmp_path, protocol):
     contents = {"a": np.zeros((0, 3), np.float32), "b": b"", "c": b"x"}
