@@ -30,6 +30,9 @@ def get_config() -> ConfigDict:
     source.seeds = ()  # these people instead, as in (3, 5, 8)
     source.psi = 1.0  # truncation of the sampled people, and of the other people below
 
+    # Photos: "ffhq" finds the face and cuts it out as FFHQ's are; "none" takes the
+    # photo's middle, for photos that are aligned already.
+    source.align = "none"
     # Photos are inverted by the encoder; so many steps of optimisation follow, of the
     # LPIPS and the squared error between photo and picture.
     source.refine = ConfigDict({"steps": 0, "learning_rate": 0.02})
@@ -74,9 +77,24 @@ def get_config() -> ConfigDict:
     evaluate.shown = 6  # how many of them stand in before_after.png
     evaluate.seed = 1  # of their draw
     evaluate.batch = 10  # pictures in one pass
+    # Where the judge looks: "crop" takes the middle, as the loss does; "mtcnn" finds
+    # the face and turns it upright, as published.
+    evaluate.align = "crop"
+    # Further judges, by other authors and in their own runtimes, "facenet" or "dlib",
+    # and the folder of their files.
+    evaluate.outside = ()
+    evaluate.outside_folder = "weights/outside"
+    # FID_pre and delta FID_real: of so many pictures of each generator (the paper's are
+    # 5000), 0 for none; and the real photos, a folder, a file of Inception features
+    # (.npy) or of their statistics (.npz), or "tfds:NAME:SPLIT".
+    evaluate.fid_samples = 0
+    evaluate.fid_real = ""
     return config
 
 
 # generator, encoder: photo -> w_u; lpips and identity: in the loss; judge: an identity
-# encoder that is not in the loss, for the measures.
-ROLES = ("generator", "encoder", "lpips", "identity", "judge")
+# encoder that is not in the loss, for the measures; detector: finds faces; inception:
+# FID's features. What a run doesn't need may stay empty.
+ROLES = (
+    "generator", "encoder", "lpips", "identity", "judge", "detector", "inception"
+)  # fmt: skip

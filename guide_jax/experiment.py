@@ -9,11 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from guide_jax import people, report, target
+from guide_jax.align import ALIGNMENTS
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.networks import load_networks
 from guide_jax.page import page
 from guide_jax.people import Person
-from guide_jax.session import PICTURE, RESULTS, Session
+from guide_jax.person_folder import PICTURE, RESULTS, PersonFolder
+from guide_jax.session import Session
 from guide_jax.summary import Done, Failed, summarise, to_csv
 
 MODES = "unlearn", "evaluate"
@@ -51,7 +53,8 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     with jax.default_matmul_precision(config.precision):
         session = Session(config, load_networks(config))
         if len(listed) == 1:
-            done = Done(session.person(listed[0], workdir, mode), workdir)
+            results = session.person(listed[0], PersonFolder(workdir), mode)
+            done = Done(results, workdir)
             _write(workdir, [done], [], config)
             print(report.table(done.results))
             print(f"{workdir / PICTURE} shows it; all results are in {workdir}")
@@ -76,7 +79,8 @@ def _many(
         print(f"[{i + 1}/{len(listed)}] {person.title}{left}", flush=True)
         folder = workdir / "people" / person.name
         try:
-            done.append(Done(session.person(person, folder, mode), folder))
+            results = session.person(person, PersonFolder(folder), mode)
+            done.append(Done(results, folder))
         except (InputError, UnlearningError, OSError) as error:
             failed.append(Failed(person.title, " ".join(str(error).split())))
             print(f"  failed: {failed[-1].fault}", flush=True)
@@ -117,11 +121,19 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; it must not be negative")
         if name.endswith("seed") and value >= 2**63:
             raise InputError(f"config.{name} is {value}; it must be below 2**63")
-    if config.precision not in PRECISIONS:
-        raise InputError(
-            f"config.precision is {config.precision!r}; known are"
-            f" {', '.join(PRECISIONS)}"
-        )
+    for name, value, known in (
+        ("precision", config.precision, PRECISIONS),
+        ("source.align", config.source.align, ALIGNMENTS),
+        ("evaluate.align", config.evaluate.align, ("crop", "mtcnn")),
+    ):
+        if value not in known:
+            raise InputError(
+                f"config.{name} is {value!r}; known are {', '.join(known)}"
+            )
+    if config.evaluate.batch < 1:
+        raise InputError("config.evaluate.batch is 0; it must be above 0")
+    if config.evaluate.fid_samples == 1:
+        raise InputError("config.evaluate.fid_samples is 1; at least 2, or 0 for none")
     if config.optimizer.learning_rate == 0:
         raise InputError("config.optimizer.learning_rate is 0; it must be above 0")
     if config.evaluate.others < 2 or config.evaluate.shown > config.evaluate.others:

@@ -6,7 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
+from guide_jax.align import align_arcface
+from guide_jax.data import to_uint8
+from guide_jax.detect import detect
 from guide_jax.models import arcface
+from guide_jax.models.mtcnn import MTCNN
 from guide_jax.networks import jitted
 
 
@@ -34,6 +38,25 @@ def cropping(identity: nnx.Module) -> Judge:
 
     def judge(images: np.ndarray) -> Faces:
         return Faces(np.asarray(embed(images)), np.ones(len(images), bool))
+
+    return judge
+
+
+def aligning(identity: nnx.Module, mtcnn: MTCNN) -> Judge:
+    """Returns a judge that finds the largest face and turns it upright, as published.
+
+    Pictures are rounded to 256 levels first, as if they had been saved.
+    """
+    size = identity.input_size
+    embed = jitted(identity, lambda identity, crops: identity(crops))
+
+    def judge(images: np.ndarray) -> Faces:
+        crops = np.zeros((len(images), size, size, 3), np.float32)
+        found = np.zeros(len(images), bool)
+        for i, image in enumerate(to_uint8(np.asarray(images))):
+            if faces := detect(mtcnn, image):
+                crops[i], found[i] = align_arcface(image, faces[0].points, size), True
+        return Faces(np.asarray(embed(crops)) * found[:, None], found)
 
     return judge
 

@@ -17,13 +17,15 @@ KINDS = {
     "lpips": ("lpips",),
     "identity": ("ir",),
     "judge": ("ir",),
+    "detector": ("mtcnn",),
+    "inception": ("inception",),
 }
 BUNDLE = Path(__file__).parent / "demo_weights"
 BUNDLED = "demo:"  # a path that starts so is in the bundle
 
 
 def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
-    """Loads the networks that a run needs; the encoder only where there is a photo.
+    """Loads the networks that a run needs, and no others.
 
     Args:
         config: as `configs/default.py` describes it.
@@ -35,7 +37,7 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
         InputError: some are missing (all are named), can't be read, or are of a kind
             that doesn't fit their role.
     """
-    roles = [r for r in config.networks if r != "encoder" or config.source.image]
+    roles = needed(config)
     if "encoder" in roles and not config.networks.encoder.path:
         raise InputError(
             f"config {config.name!r} has no inversion encoder, so it takes no photo;"
@@ -69,6 +71,17 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
     return networks
 
 
+def needed(config: ConfigDict) -> list[str]:
+    """Returns the roles for which a run needs a network."""
+    wanted = {
+        "encoder": bool(config.source.image),
+        "detector": config.evaluate.align == "mtcnn"
+        or (bool(config.source.image) and config.source.align != "none"),
+        "inception": config.evaluate.fid_samples > 0,
+    }
+    return [role for role in config.networks if wanted.get(role, True)]
+
+
 def locate(path: str) -> Path:
     """Returns where a network is; "demo:NAME" is in the bundle."""
     if path.startswith(BUNDLED):
@@ -79,7 +92,7 @@ def locate(path: str) -> Path:
 def _missing(config: ConfigDict, roles: list[str]) -> str:
     """Says which networks are missing; how to get them, where the config knows."""
     places = [(role, config.networks[role]) for role in roles]
-    if not any(network.files for _, network in places):
+    if not any(network.published for _, network in places):
         return "; ".join(
             f"{network.path!r}: no such network; check --config.networks.{role}.path"
             for role, network in places
@@ -87,12 +100,12 @@ def _missing(config: ConfigDict, roles: list[str]) -> str:
     lines = [f"{len(roles)} converted networks of config {config.name!r} are missing:"]
     files = []
     for role, network in places:
-        names = " and ".join(network.files) or "no published file"
-        lines.append(f"  {role}: {network.path}, from {names} ({network.published})")
+        names = f", from {' and '.join(network.files)}" if network.files else ""
+        lines.append(f"  {role}: {network.path}{names} ({network.published})")
         files += network.files
-    lines.append(
-        f"Download them, then run: python -m convert {' '.join(files)} --out weights"
-    )
+    if files:
+        command = f"python -m convert {' '.join(files)} --out weights"
+        lines.append(f"Download them, then run: {command}")
     return "\n".join(lines)
 
 

@@ -124,10 +124,11 @@ def _person(results: Mapping, folder: Path) -> str:
         for path in sorted((folder / "pictures").glob("*.png"))
         for label in [path.stem[2:].replace("_", " ")]  # from "1_before"
     )
+    notes = "".join(f"<p>{_text(note)}</p>" for note in results.get("notes", ()))
     curve = _curve(folder / "metrics.jsonl")
     return (
         f'<section id="{_text(results["person"])}"><h3>{_text(results["title"])}</h3>'
-        f"<div>{figures}</div><div>{curve}</div></section>"
+        f"<div>{figures}</div><div>{curve}</div>{notes}</section>"
     )
 
 

@@ -83,9 +83,10 @@ def _by_folder(path: Path) -> list[Person]:
             f"{path}: no such folder; 'out_of_domain' takes a folder with several"
             " photos of a person, or with a sub-folder for each person"
         )
-    folders = [
-        x for x in sorted(path.iterdir()) if x.is_dir() and data.listdata.list_photos(x)
-    ]
+    within = [photo.relative_to(path) for photo in data.list_photos(path)]
+    folders = sorted(
+        {path / photo.parts[0] for photo in within if len(photo.parts) > 1}
+    )
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):

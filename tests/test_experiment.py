@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from configs import default, demo, demo_128, ffhq
+from configs import default, demo, demo_128, ffhq, mobile_ffhq
 from guide_jax import experiment, session
 from guide_jax.errors import InputError
 from guide_jax.losses import LossWeights, PairWeights
@@ -28,7 +28,7 @@ def test_default_settings_are_the_paper_s():
     assert draws == Draws()
 
 
-@pytest.mark.parametrize("module", [default, demo, demo_128, ffhq])
+@pytest.mark.parametrize("module", [default, demo, demo_128, ffhq, mobile_ffhq])
 def test_configs_pass_their_check_and_keep_the_default_s_fields(module):
     config = module.get_config()
     experiment.check(config)

