@@ -34,7 +34,8 @@ def parse(argv: list[str]) -> list[str]:
             "mode",
             "unlearn",
             MODES,
-            "unlearn: what isn't done yet; evaluate: measure stored generators again.",
+            "unlearn: what isn't done yet; evaluate: measure stored generators again;"
+            " render: make pictures of a stored generator.",
         )
         rest = FLAGS(argv)
         FLAGS.config.lock()  # a file that isn't there is reported on first use only
@@ -56,9 +57,8 @@ def main(argv: list[str]) -> None:
     del argv  # `parse` leaves nothing in it
     logging.set_verbosity(logging.WARNING)
     try:
-        run(
-            FLAGS.config, Path(FLAGS.workdir or f"runs/{FLAGS.config.name}"), FLAGS.mode
-        )
+        workdir = Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
+        run(FLAGS.config, workdir, FLAGS.mode)
     except InputError as error:
         fail(error, 2)
     except (UnlearningError, OSError) as error:

@@ -89,6 +89,14 @@ def get_config() -> ConfigDict:
     # (.npy) or of their statistics (.npz), or "tfds:NAME:SPLIT".
     evaluate.fid_samples = 0
     evaluate.fid_real = ""
+
+    # --mode=render: pictures of a stored generator, into the folder render.
+    config.render = render = ConfigDict()
+    render.generator = ""  # an Orbax folder or .npz; empty: the workdir's own
+    render.what = ("images", "grid", "walk")
+    render.seed = 0  # the first person's
+    render.count = 9  # people, of the seeds from `seed` on
+    render.frames = 24  # of the walk from one person to the next
     return config
 
 

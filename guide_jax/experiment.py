@@ -15,10 +15,11 @@ from guide_jax.networks import load_networks
 from guide_jax.page import page
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, RESULTS, PersonFolder
+from guide_jax.render import render
 from guide_jax.session import Session
 from guide_jax.summary import Done, Failed, summarise, to_csv
 
-MODES = "unlearn", "evaluate"
+MODES = "unlearn", "evaluate", "render"
 TABLE, PAGE = "results.csv", "report.html"
 PRECISIONS = "default", "high", "highest"
 
@@ -36,10 +37,11 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     Args:
         config: as `configs/default.py` describes it.
         workdir: made if need be.
-        mode: "unlearn", or "evaluate": measures stored generators again.
+        mode: "unlearn"; "evaluate" measures stored generators again; "render" makes
+            pictures of one.
 
     Returns:
-        What `workdir/results.json` holds.
+        What `workdir/results.json` holds; for "render", its "files".
 
     Raises:
         InputError: a network, a photo or a setting is wrong or missing.
@@ -49,6 +51,8 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     check(config)
     if mode not in MODES:
         raise InputError(f"--mode={mode}: known are {', '.join(MODES)}")
+    if mode == "render":
+        return {"files": [str(path) for path in render(config, workdir)]}
     listed = people.listed(config.source)
     with jax.default_matmul_precision(config.precision):
         session = Session(config, load_networks(config))

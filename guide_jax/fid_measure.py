@@ -1,5 +1,6 @@
 """The paper's two FIDs of an unlearning (section 4.1), their halves kept for reuse."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -80,16 +81,18 @@ class FidMeasure:
         state = nnx.state(generator)
         rng = np.random.default_rng(self._seed)
         z = rng.standard_normal((self._samples, self._z_dim)).astype(np.float32)
-        pictures = (
-            np.asarray(self._draw(state, part))[:count]
-            for part, count in batches(z, self._batch)
-        )
-        try:
-            return self._features.of_images(pictures, self._samples, label)
-        except ValueError as error:
-            raise UnlearningError(
-                f"{label}: {error}; a lower learning rate may help"
-            ) from error
+
+        def pictures() -> Iterator[np.ndarray]:
+            for part, count in batches(z, self._batch):
+                images = np.asarray(self._draw(state, part))[:count]
+                if not np.isfinite(images).all():
+                    raise UnlearningError(
+                        f"{label}: the generator's pictures are not finite; a lower"
+                        " learning rate may help"
+                    )
+                yield images
+
+        return self._features.of_images(pictures(), self._samples, label)
 
     def _real_statistics(self, real: str, network: str, cache: Path) -> fid.Statistics:
         path = Path(real)

@@ -22,7 +22,9 @@ from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder
 from guide_jax.unlearn import Draws, Unlearner
 
 # Fields that say where things go and how they are counted, not what a training does.
-NOT_TRAINING = ("name", "save_every", "cache", "source", "networks", "evaluate")
+NOT_TRAINING = (
+    "name", "save_every", "cache", "source", "networks", "evaluate", "render"
+)  # fmt: skip
 
 
 class Session:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,48 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     assert any(np.any(replaced[name] != after[name]) for name in after)
 
 
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
+    settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
+    settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=3"]
+    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
+    env = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = program("--workdir=whole", *settings, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    # In a training; with a generator stored, not measured; between two people.
+    for file in (
+        "seed_0/checkpoint", "seed_1/generator", "seed_2/metrics.jsonl.part"
+    ):  # fmt: skip
+        killed = subprocess.Popen(
+            [sys.executable, ROOT / "main.py", "--workdir=killed", *settings],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
+        )
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / "people" / file).exists():
+            assert killed.poll() is None, "it ended too soon"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        killed.kill()
+        killed.wait()
+        assert not (tmp_path / "killed" / "people/seed_2/results.json").exists()
+    done = program("--workdir=killed", *settings, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "seed 0 is done already" in done.stdout
+    whole, killed = (
+        (tmp_path / name / "results.csv").read_bytes() for name in ("whole", "killed")
+    )
+    assert whole == killed
+    assert whole.count(b"\n") == 4
+    steps = (tmp_path / "killed/people/seed_0/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in steps] == list(range(9))
+
+
 # Mistakes on the command line ---------------------------------------------------------
 
 
@@ -190,7 +233,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
     ("changes", "message"),
     [
         ({"source.image": "none.jpg"}, "none.jpg: no such photo"),
-        ({"source.image": "empty"}, "empty: no photos in it (files ending in .jpeg"),
+        ({"source.image": "empty"}, "empty: no photos in it (.jpg, .jpeg, .png"),
         ({"source.scenario": "x"}, "config.source.scenario is 'x'; known are random"),
         ({"source.scenario": "in_domain"}, "'in_domain' needs photos: set --config"),
         ({"source.scenario": "random", "source.image": "text.txt"}, "but the scenario"),
@@ -309,7 +352,8 @@ def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
         assert line.startswith(f"  {role}: {network.path}, from {files} (")
         assert "https://" in line
     assert lines[-1].endswith(
-        "python -m convert ffhq.pkl model_ir_se50.pth CurricularFace_Backbone.pth"
+        "python -m convert pnet.npy rnet.npy onet.npy ffhq.pkl model_ir_se50.pth"
+        " pt_inception-2015-12-05-6726825d.pth CurricularFace_Backbone.pth"
         " vgg16-397923af.pth vgg.pth --out weights"
     )
 
