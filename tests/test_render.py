@@ -11,7 +11,7 @@ from guide_jax.render import grid, walk
 
 
 def varied():
-    """Returns a generator whose people differ; of the tiny one, all are nearly w_avg."""
+    """Returns a generator whose people differ: of the tiny one all are near w_avg."""
     generator = tiny.generator(8)
     for layer in (generator.mapping.fc0, generator.mapping.fc1):
         layer.weight[...] = 100 * layer.weight[...]

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from configs import default
-from guide_jax import data, experiment, person_folder, session
+from guide_jax import data, experiment, judges, person_folder, session
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.losses import LossWeights, PairWeights
 from guide_jax.people import Person
@@ -161,14 +162,7 @@ def test_results_metrics_and_pictures_are_there(first):
 def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested(
     networks, tmp_path
 ):
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    photos = []
-    for i in range(3):
-        pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
-        photos.append(tmp_path / f"{i}.png")
-        Image.fromarray(pixels).save(photos[-1])
+    photos = [save_noise(tmp_path / f"{i}.png", i) for i in range(3)]
     work = Session(settings(), networks)
     person = Person("a", "a", photo=photos[0], tests=tuple(photos[1:]))
     results = work.person(person, PersonFolder(tmp_path / "work"))
@@ -183,6 +177,46 @@ def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested
     with pytest.raises(ZeroDivisionError):
         work.person(person._replace(tests=()), PersonFolder(tmp_path / "work"))
     assert made
+
+
+def save_noise(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_test_photos_that_cannot_be_used_are_noted_and_left_out(networks, tmp_path):
+    photo, test = (save_noise(tmp_path / f"{i}.png", i) for i in range(2))
+    bad = tmp_path / "bad.png"
+    bad.write_text("no photo")
+    person = Person("a", "a", photo=photo, tests=(bad, test))
+    results = Session(settings(), networks).person(person, PersonFolder(tmp_path / "w"))
+    assert results["notes"][0].startswith(f"left out: {bad}: not an image that can be")
+    assert "id_others" in results
+    with np.load(tmp_path / "w" / "codes.npz") as codes:
+        assert codes["tests"].shape == (1, 4, 7)
+
+
+def test_fid_and_an_aligning_judge_are_used_where_the_config_says_so(
+    networks, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(judges, "detect", lambda mtcnn, image: [])
+    more = {"inception": tiny.inception(), "detector": "mtcnn"}
+    hashes = session.network_hash
+    monkeypatch.setattr(
+        session, "network_hash", lambda x: x if isinstance(x, str) else hashes(x)
+    )
+    changes = {"evaluate.fid_samples": 5, "evaluate.align": "mtcnn"}
+    config = settings(cache=str(tmp_path / "cache"), **changes)
+    work = Session(config, networks | more)
+    results = work.person(SEED, PersonFolder(tmp_path / "work"))
+    assert results["fid_samples"] == 5
+    assert results["fid_pre"] >= 0
+    assert "delta_fid_real" not in results
+    assert (results["id"], results["id_kept"]) == (None, None)
+    assert results["no_face"] == 2 + 2 * 4
+    text = (tmp_path / "work" / "results.json").read_text()
+    assert json.loads(text)["id"] is None
 
 
 # What is not done again --------------------------------------------------------------
