@@ -56,12 +56,12 @@ class Views(NamedTuple):
 
     Attributes:
         features: activations that the last output head reads, `[N, h, w, C]`.
-        perceptual: LPIPS feature maps.
+        perceptual: what the LPIPS distance takes, its feature maps or the images.
         embeddings: unit-norm identity embeddings of the first 1 + N_a, `[1 + N_a, E]`.
     """
 
     features: jax.Array
-    perceptual: tuple[jax.Array, ...]
+    perceptual: tuple[jax.Array, ...] | jax.Array
     embeddings: jax.Array
 
 
@@ -88,7 +88,13 @@ def step_latents(
     )
 
 
-def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) -> Views:
+def view(
+    synthesis: nnx.Module,
+    w: jax.Array,
+    judges: Judges,
+    num_pairs: int,
+    frugal: bool = False,
+) -> Views:
     """Synthesises `w [N, L, D]` and looks at the result through the judges.
 
     Args:
@@ -96,13 +102,33 @@ def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) ->
         w: the latents.
         judges: frozen networks.
         num_pairs: 1 + N_a, how many of the first images are embedded.
+        frugal: leaves LPIPS' features to `distance_of`.
     """
     images, activations = synthesis(w)
     return Views(
         activations[synthesis.feature_name],
-        judges.lpips.features(images),
+        images if frugal else judges.lpips.features(images),
         arcface.embed(judges.identity, images[:num_pairs]),
     )
+
+
+def distance_of(lpips: nnx.Module, frugal: bool = False) -> Callable:
+    """Returns the LPIPS distance between two `Views.perceptual`, `[N]`.
+
+    Args:
+        lpips: the network.
+        frugal: takes one pair of images at a time, and computes its feature maps again
+            for the gradient: a third more work for LPIPS, in the memory of one pair.
+    """
+    if not frugal:
+        return lpips.distance
+
+    @jax.checkpoint
+    def pair(images: tuple[jax.Array, jax.Array]) -> jax.Array:
+        a, b = images
+        return lpips(a[None], b[None])[0]
+
+    return lambda a, b: jax.lax.map(pair, (a, b))
 
 
 def unlearning_loss(
@@ -116,7 +142,7 @@ def unlearning_loss(
     Args:
         student: what the student made of `Latents.student`.
         source: what the source made of `Latents.source`; constant.
-        lpips_distance: (features, features) -> `[N]`.
+        lpips_distance: of two `Views.perceptual`, `[N]`.
         weights: of every part.
 
     Returns:

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from guide_jax import report
-from guide_jax.evaluate import measures_in
 from guide_jax.summary import Done
 
 THUMB = 144  # side of a thumbnail, pixels
@@ -77,17 +76,10 @@ def _text(thing: object) -> str:
 
 def _means(summary: Mapping) -> str:
     lines = [
-        f"<tr><th>{name}</th>"
-        f'<td class="n">{report.mean_of(name, summary)}</td>'
-        f"<td>{_text(report.meaning(name))}</td></tr>"
-        for name in measures_in(summary["mean"])
+        f'<tr><th>{_text(name)}</th><td class="n">{_text(value)}</td>'
+        f"<td>{_text(text)}</td></tr>"
+        for name, value, text in report.summary_rows(summary)
     ]
-    if summary["id_targets"] is not None:
-        lines.append(
-            f'<tr><th>id_targets</th><td class="n">{summary["id_targets"]:.3f}</td>'
-            "<td>mean identity similarity of different people's targets (low: each goes"
-            " somewhere else)</td></tr>"
-        )
     return f"<table>{''.join(lines)}</table>"
 
 

@@ -14,6 +14,9 @@ from guide_jax.evaluate import MEASURES
 TILE = 192  # side of a picture in `before_after.png`, pixels
 GAP = 8
 LINE = 22
+TARGETS_MEANING = (
+    "mean identity similarity of different people's targets (low: each goes elsewhere)"
+)
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
@@ -94,12 +97,20 @@ def table(results: Mapping[str, float | int | None]) -> str:
     )
 
 
-def summary_table(summary: Mapping) -> str:
-    """Returns the means of several people's measures as lines of text."""
-    return _lines(
+def summary_rows(summary: Mapping) -> list[tuple[str, str, str]]:
+    """Returns name, mean over the people and meaning of each measure of a run."""
+    rows = [
         (name, mean_of(name, summary), meaning(name))
         for name in evaluate.measures_in(summary["mean"])
-    )
+    ]
+    if summary["id_targets"] is not None:
+        rows.append(("id_targets", f"{summary['id_targets']:.3f}", TARGETS_MEANING))
+    return rows
+
+
+def summary_table(summary: Mapping) -> str:
+    """Returns the means of several people's measures as lines of text."""
+    return _lines(summary_rows(summary))
 
 
 def _lines(rows: Iterable[tuple[str, str, str]]) -> str:

@@ -56,6 +56,7 @@ class Session:
                 loss.adjacency.alpha_max,
                 loss.psi,
             ),
+            frugal=config.frugal,
         )
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)

@@ -22,6 +22,7 @@ from guide_jax.losses import (
     Judges,
     Latents,
     LossWeights,
+    distance_of,
     step_latents,
     unlearning_loss,
     view,
@@ -63,6 +64,7 @@ class Trainer(NamedTuple):
         mapping: (graph, leaves) of the frozen mapping network.
         tx: the optimizer.
         weights: of the losses.
+        frugal: whether LPIPS takes one pair at a time, to save memory.
     """
 
     graph: nnx.GraphDef
@@ -72,6 +74,7 @@ class Trainer(NamedTuple):
     mapping: tuple[nnx.GraphDef, Tree]
     tx: optax.GradientTransformation
     weights: LossWeights
+    frugal: bool
 
     def constants(self) -> dict[str, Tree]:
         """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
@@ -88,6 +91,7 @@ def make_trainer(
     judges: Judges,
     weights: LossWeights,
     learning_rate: float,
+    frugal: bool = False,
 ) -> tuple[Trainer, Tree]:
     """Splits a generator for training.
 
@@ -103,6 +107,7 @@ def make_trainer(
         mapping=nnx.split(generator.mapping),
         tx=optax.adam(learning_rate),
         weights=weights,
+        frugal=frugal,
     )
     # A copy, because the step donates the student's buffers.
     return trainer, jax.tree.map(jnp.copy, source)
@@ -133,11 +138,12 @@ def loss_fn(
 
     def views(parameters: Tree, w: jax.Array):
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, num_pairs)
+        return view(synthesis, w, judges, num_pairs, trainer.frugal)
 
     source = jax.lax.stop_gradient(views(constants["source"], latents.source))
+    distance = distance_of(judges.lpips, trainer.frugal)
     return unlearning_loss(
-        views(student, latents.student), source, judges.lpips.distance, trainer.weights
+        views(student, latents.student), source, distance, trainer.weights
     )
 
 
@@ -204,6 +210,7 @@ class Unlearner:
         learning_rate: float = 1e-4,
         weights: LossWeights = PUBLISHED_WEIGHTS,
         draws: Draws = PUBLISHED_DRAWS,
+        frugal: bool = False,
     ):
         """Prepares the step.
 
@@ -213,9 +220,12 @@ class Unlearner:
             learning_rate: Adam's.
             weights: of the losses.
             draws: of the random latents.
+            frugal: whether LPIPS takes one pair at a time, to save memory.
         """
         self._generator = generator
-        self._trainer, _ = make_trainer(generator, judges, weights, learning_rate)
+        self._trainer, _ = make_trainer(
+            generator, judges, weights, learning_rate, frugal
+        )
         self._constants = self._trainer.constants()
         self._step = make_train_step(self._trainer, draws, generator.z_dim)
         graph = self._trainer.graph

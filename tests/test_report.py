@@ -73,7 +73,9 @@ def test_table_says_where_no_face_was_found_and_whose_judgement_it_is():
 
 def test_summary_table_has_means_and_deviations_but_for_counts():
     summary = {"mean": {"id": 0.5, "no_face": 1.5}, "deviation": {"id": 0.25}}
-    first, second = report.summary_table(summary).splitlines()
+    summary["id_targets"] = 0.125
+    first, second, third = report.summary_table(summary).splitlines()
+    assert third.split()[:2] == ["id_targets", "0.125"]
     assert first.split()[:4] == ["id", "0.500", "±", "0.250"]
     assert second.split()[:2] == ["no_face", "1.5"]
 

@@ -1,5 +1,7 @@
 """People one by one: what a person's run does, skips, resumes and refuses."""
 
+import csv
+import io
 import json
 import shutil
 
@@ -93,6 +95,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             "seed": 11,
             "steps": 12,
             "save_every": 13,
+            "frugal": True,
             "optimizer.learning_rate": 0.013,
             "loss.psi": 0.14,
             "loss.local.weight": 1.5,
@@ -131,6 +134,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             4.5,
         ),
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
+        "frugal": True,
     }
     assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
     assert [called["keeper"].due(step) for step in (12, 13)] == [False, True]
@@ -407,6 +411,25 @@ def test_one_person_s_failure_leaves_the_others_done(many, tmp_path, monkeypatch
     summary = json.loads((tmp_path / "work" / "results.json").read_text())
     assert [row["title"] for row in summary["people"]] == ["seed 0", "seed 2"]
     assert "a bad photo, of two lines" in (tmp_path / "work/report.html").read_text()
+
+
+def test_bad_photos_of_a_folder_are_listed_and_the_good_ones_done(many, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        save_noise(photos / f"{i}.png", i)
+    (photos / "1.png").write_text("no photo")
+    whole = (photos / "3.png").read_bytes()
+    (photos / "3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnlearningError, match="2 of 5 people failed, the others are"):
+        many(**{"source.image": str(photos)})
+    text = (tmp_path / "work" / "results.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["title"] for row in rows] == [
+        "0.png", "2.png", "4.png", "1.png", "3.png"
+    ]  # fmt: skip
+    assert [bool(row["fault"]) for row in rows] == [False] * 3 + [True] * 2
+    assert "not an image that can be read" in rows[3]["fault"]
 
 
 def test_an_unknown_mode_is_refused(many):
