@@ -48,7 +48,7 @@ def test_before_after_is_as_wide_as_the_person_needs(tmp_path):
 
 def test_table_has_a_line_for_each_measure_with_value_and_meaning():
     values = dict(zip(MEASURES, np.arange(len(MEASURES)) / 7 - 0.5, strict=True))
-    counts = {"people_kept": 40, "no_face": 2}
+    counts = {"people_kept": 40, "fid_samples": 5000, "no_face": 2}
     lines = report.table(values | counts | {"more": 1}).splitlines()
     assert len(lines) == len(MEASURES)
     for line, (name, text) in zip(lines, MEASURES.items(), strict=True):
