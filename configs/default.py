@@ -12,8 +12,8 @@ def get_config() -> ConfigDict:
     # Of matrix products, where a GPU has a choice: "highest" is float32 proper,
     # "default" lets it use TF32.
     config.precision = "highest"
-    # LPIPS of one pair of pictures at a time, its inner maps computed again for the
-    # gradient: more work in much less memory, and the same results.
+    # Compares one pair of pictures at a time, and again for the gradient: a third more
+    # work in a fraction of the memory, and the same results but for rounding.
     config.frugal = False
     config.save_every = 100  # steps between two checkpoints of a person's training
     config.cache = "runs/cache"  # for statistics that other runs need again

@@ -73,6 +73,10 @@ def _many(
     workdir: Path,
     mode: str,
 ) -> dict:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no results can go to {workdir} ({error})") from error
     done, failed, summary = [], [], {}
     started = time.monotonic()
     for i, person in enumerate(listed):

@@ -56,12 +56,12 @@ class Views(NamedTuple):
 
     Attributes:
         features: activations that the last output head reads, `[N, h, w, C]`.
-        perceptual: what the LPIPS distance takes, its feature maps or the images.
+        perceptual: LPIPS feature maps.
         embeddings: unit-norm identity embeddings of the first 1 + N_a, `[1 + N_a, E]`.
     """
 
     features: jax.Array
-    perceptual: tuple[jax.Array, ...] | jax.Array
+    perceptual: tuple[jax.Array, ...]
     embeddings: jax.Array
 
 
@@ -88,13 +88,7 @@ def step_latents(
     )
 
 
-def view(
-    synthesis: nnx.Module,
-    w: jax.Array,
-    judges: Judges,
-    num_pairs: int,
-    frugal: bool = False,
-) -> Views:
+def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) -> Views:
     """Synthesises `w [N, L, D]` and looks at the result through the judges.
 
     Args:
@@ -102,58 +96,61 @@ def view(
         w: the latents.
         judges: frozen networks.
         num_pairs: 1 + N_a, how many of the first images are embedded.
-        frugal: leaves LPIPS' features to `distance_of`.
     """
     images, activations = synthesis(w)
     return Views(
         activations[synthesis.feature_name],
-        images if frugal else judges.lpips.features(images),
+        judges.lpips.features(images),
         arcface.embed(judges.identity, images[:num_pairs]),
     )
 
 
-def distance_of(lpips: nnx.Module, frugal: bool = False) -> Callable:
-    """Returns the LPIPS distance between two `Views.perceptual`, `[N]`.
+class Differences(NamedTuple):
+    """How far student and source are apart.
+
+    Attributes:
+        mse: of the features, `[1 + N_a]`.
+        lpips: `[1 + N_a + N_g]`.
+        identity: 1 - cosine, `[1 + N_a]`.
+    """
+
+    mse: jax.Array
+    lpips: jax.Array
+    identity: jax.Array
+
+
+def differences(student: Views, source: Views, lpips_distance: Callable) -> Differences:
+    """Compares what student and source made of a step's latents.
 
     Args:
-        lpips: the network.
-        frugal: takes one pair of images at a time, and computes its feature maps again
-            for the gradient: a third more work for LPIPS, in the memory of one pair.
+        student: of `Latents.student`.
+        source: of `Latents.source`; constant.
+        lpips_distance: (features, features) -> `[N]`.
     """
-    if not frugal:
-        return lpips.distance
-
-    @jax.checkpoint
-    def pair(images: tuple[jax.Array, jax.Array]) -> jax.Array:
-        a, b = images
-        return lpips(a[None], b[None])[0]
-
-    return lambda a, b: jax.lax.map(pair, (a, b))
+    pairs = student.embeddings.shape[0]
+    squares = (student.features[:pairs] - source.features[:pairs]) ** 2
+    return Differences(
+        jnp.mean(squares, axis=(1, 2, 3)),
+        lpips_distance(student.perceptual, source.perceptual),
+        1 - jnp.sum(student.embeddings * source.embeddings, axis=-1),
+    )
 
 
 def unlearning_loss(
-    student: Views,
-    source: Views,
-    lpips_distance: Callable,
-    weights: LossWeights,
+    found: Differences, weights: LossWeights
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one step.
 
     Args:
-        student: what the student made of `Latents.student`.
-        source: what the source made of `Latents.source`; constant.
-        lpips_distance: of two `Views.perceptual`, `[N]`.
+        found: the pairs' differences.
         weights: of every part.
 
     Returns:
         The loss and its terms by name: "mse", "lpips" `[N]`, "id" (for each pair), and
         the sums "local", "adjacency", "global", "total".
     """
-    pairs = student.embeddings.shape[0]
-    difference = student.features[:pairs] - source.features[:pairs]
-    mse = jnp.mean(difference**2, axis=(1, 2, 3))  # [1 + N_a]
-    lpips = lpips_distance(student.perceptual, source.perceptual)  # [1 + N_a + N_g]
-    identity = 1 - jnp.sum(student.embeddings * source.embeddings, axis=-1)
+    mse, lpips, identity = found
+    pairs = len(identity)
 
     def weighted(part: PairWeights) -> jax.Array:
         return part.mse * mse + part.lpips * lpips[:pairs] + part.identity * identity

@@ -19,10 +19,12 @@ from tqdm import tqdm
 from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import (
+    Differences,
     Judges,
     Latents,
     LossWeights,
-    distance_of,
+    Views,
+    differences,
     step_latents,
     unlearning_loss,
     view,
@@ -64,7 +66,7 @@ class Trainer(NamedTuple):
         mapping: (graph, leaves) of the frozen mapping network.
         tx: the optimizer.
         weights: of the losses.
-        frugal: whether LPIPS takes one pair at a time, to save memory.
+        frugal: whether pairs are compared one at a time, to save memory.
     """
 
     graph: nnx.GraphDef
@@ -136,15 +138,40 @@ def loss_fn(
     merged = nnx.merge(trainer.judges[0], constants["judges"])
     judges = Judges(merged["lpips"], merged["identity"])
 
-    def views(parameters: Tree, w: jax.Array):
+    def views(parameters: Tree, w: jax.Array, pairs: int) -> Views:
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, num_pairs, trainer.frugal)
+        return view(synthesis, w, judges, pairs)
 
-    source = jax.lax.stop_gradient(views(constants["source"], latents.source))
-    distance = distance_of(judges.lpips, trainer.frugal)
-    return unlearning_loss(
-        views(student, latents.student), source, distance, trainer.weights
-    )
+    distance = judges.lpips.distance
+    if trainer.frugal:
+        found = _one_by_one(views, student, constants["source"], latents, distance)
+        found = Differences(
+            found.mse[:num_pairs], found.lpips, found.identity[:num_pairs]
+        )
+    else:
+        source = views(constants["source"], latents.source, num_pairs)
+        mine = views(student, latents.student, num_pairs)
+        found = differences(mine, jax.lax.stop_gradient(source), distance)
+    return unlearning_loss(found, trainer.weights)
+
+
+def _one_by_one(
+    views: Callable, student: Tree, source: Tree, latents: Latents, distance: Callable
+) -> Differences:
+    """Compares one pair at a time, all of them by everything.
+
+    For the gradient the student's part is computed again, so that nothing of it has to
+    be kept until then.
+    """
+    theirs = jax.lax.map(lambda w: views(source, w[None], 1), latents.source)
+
+    @jax.checkpoint
+    def pair(given: tuple[jax.Array, Views]) -> Differences:
+        w, seen = given
+        return differences(views(student, w[None], 1), seen, distance)
+
+    found = jax.lax.map(pair, (latents.student, jax.lax.stop_gradient(theirs)))
+    return jax.tree.map(lambda x: x[:, 0], found)  # [N, 1] -> [N]
 
 
 def step_on(
@@ -220,7 +247,7 @@ class Unlearner:
             learning_rate: Adam's.
             weights: of the losses.
             draws: of the random latents.
-            frugal: whether LPIPS takes one pair at a time, to save memory.
+            frugal: whether pairs are compared one at a time, to save memory.
         """
         self._generator = generator
         self._trainer, _ = make_trainer(

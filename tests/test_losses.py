@@ -35,9 +35,8 @@ def distance(a, b):
 
 
 def loss(weights, **counts):
-    return losses.unlearning_loss(
-        views(0, **counts), views(1, **counts), distance, weights
-    )
+    found = losses.differences(views(0, **counts), views(1, **counts), distance)
+    return losses.unlearning_loss(found, weights)
 
 
 def by_hand():
