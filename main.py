@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     """Runs what the config says; a user's mistake ends in one line and exit code 2."""
     del argv  # `parse` leaves nothing in it
     logging.set_verbosity(logging.WARNING)
+    sys.stdout.reconfigure(errors="backslashreplace")  # of files' names
     try:
         workdir = Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
         run(FLAGS.config, workdir, FLAGS.mode)

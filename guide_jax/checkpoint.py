@@ -238,6 +238,7 @@ class Keeper:
             every: steps between two savings; 0 for none.
         """
         self._path, self._belongs_to = Path(path).absolute(), belongs_to
+        self._part = self._path.with_name(f"{self._path.name}.part")
         self._every = every
 
     def due(self, step: int) -> bool:
@@ -246,27 +247,33 @@ class Keeper:
 
     def save(self, state: Any) -> None:
         """Stores a tree of arrays in the last one's place, once it is whole."""
-        part = self._path.with_name(f".{self._path.name}.part")
         about = {"belongs_to": self._belongs_to}
-        ocp.save(part, state, custom_metadata=about, overwrite=True)
-        put(part, self._path)
+        ocp.save(self._part, state, custom_metadata=about, overwrite=True)
+        put(self._part, self._path)
 
     def load(self, fresh: Any) -> Any:
         """Returns the stored tree, or `fresh`, which has its structure."""
-        try:
-            about = ocp.metadata(self._path).custom_metadata
-            if about == {"belongs_to": self._belongs_to}:
-                return ocp.load(self._path, fresh)
-        except Exception as error:  # a damaged folder makes Orbax raise anything
-            if self._path.exists():
-                logging.warning(
-                    "%s can't be read, starting anew: %s", self._path, error
-                )
+        # A program that was killed while renaming leaves a whole one by another name.
+        for path in (self._path, self._part, _old(self._part)):
+            if not path.exists():
+                continue
+            try:
+                about = ocp.metadata(path).custom_metadata
+                if about == {"belongs_to": self._belongs_to}:
+                    return ocp.load(path, fresh)
+            except Exception as error:  # a damaged folder makes Orbax raise anything
+                logging.warning("%s can't be read, not gone on from: %s", path, error)
         return fresh
 
     def drop(self) -> None:
         """Removes what is stored."""
-        _remove(self._path)
+        for path in (self._path, self._part, _old(self._part)):
+            _remove(path)
+
+
+def _old(part: Path) -> Path:
+    """Returns where `put` keeps what it is about to replace."""
+    return part.with_suffix(".old")
 
 
 def put(part: Path, path: Path) -> None:
@@ -274,7 +281,7 @@ def put(part: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(part, path)
         return
-    old = part.with_suffix(".old")
+    old = _old(part)
     _remove(old)  # of a program that was killed here
     os.replace(path, old)
     os.replace(part, path)

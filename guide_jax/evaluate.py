@@ -4,16 +4,17 @@ The paper's are ID, ID_others (other photos of the person), FID_pre and delta FI
 (section 4.1). Beside them stands what became of other people: their identity and LPIPS.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from guide_jax.judges import Faces, Judge, joined, similarity, strangers
+from guide_jax.judges import Faces, Judge, batches, joined, similarity, strangers
 
 BATCH = 10  # pictures in one jitted pass
+LPIPS_PIXELS = 10 * 256 * 256  # in one pass of LPIPS
 
 MEASURES = {
     "id": "identity similarity of the person before and after (low: forgotten)",
@@ -105,11 +106,13 @@ class Evaluator:
 
     def judge(self, images: np.ndarray) -> dict[str, Faces]:
         """Returns each judge's view of pictures `[N, H, W, 3]`."""
-        parts = list(batches(images, self._batch))
-        return {
-            name: joined([Faces(*(x[:n] for x in judge(part))) for part, n in parts])
-            for name, judge in self._judges.items()
-        }
+        return {name: judge(images) for name, judge in self._judges.items()}
+
+    def faces(self, generator: nnx.Module, w: np.ndarray) -> dict[str, Faces]:
+        """As `look`, but keeps no pictures; a batch at a time."""
+        parts = np.split(w, range(self._batch, len(w), self._batch))
+        seen = [self.judge(self.show(generator, part)) for part in parts]
+        return {name: joined([x[name] for x in seen]) for name in self._judges}
 
     def look(self, generator: nnx.Module, w: np.ndarray) -> View:
         """Shows latents `[N, L, D]` through a generator, and judges the pictures."""
@@ -118,7 +121,10 @@ class Evaluator:
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """LPIPS of image pairs `[N, H, W, 3]`, `[N]`."""
-        pairs = zip(batches(a, self._batch), batches(b, self._batch), strict=True)
+        # Its inner maps take many times a picture's memory.
+        H, W = a.shape[1:3]
+        size = max(1, min(self._batch, LPIPS_PIXELS // (H * W)))
+        pairs = zip(batches(a, size), batches(b, size), strict=True)
         parts = [self._distance(self._lpips, x, y)[:n] for (x, n), (y, _) in pairs]
         return np.concatenate(parts)
 
@@ -159,36 +165,36 @@ class Evaluator:
         self,
         kept: Kept,
         person: tuple[View, View],
-        tests: tuple[View, View] | None = None,
+        tests: tuple[Mapping[str, Faces], Mapping[str, Faces]] | None = None,
     ) -> dict[str, float | int | None]:
         """Measures one unlearning.
 
         Args:
             kept: other people, before and after.
             person: the forgotten person, before and after.
-            tests: other photos of the person, before and after.
+            tests: the judges' view of other photos of the person, before and after.
 
         Returns:
             The measures by name, as `MEASURES` explains them; each further judge's have
             its name appended, as in `id_facenet`. None where there was no face.
         """
         found: dict[str, float | int | None] = {}
+        own = person[0].faces, person[1].faces
         for i, name in enumerate(self._judges):
             end = f"_{name}" if i else ""
-            found[f"id{end}"] = _mean(_pairs(person, name))
+            pairs = [own, (kept.before, kept.after), *([tests] if tests else [])]
+            cosines = [similarity(a[name], b[name]) for a, b in pairs]
+            found[f"id{end}"], found[f"id_kept{end}"] = map(_mean, cosines[:2])
             if tests:
-                found[f"id_others{end}"] = _mean(_pairs(tests, name))
+                found[f"id_others{end}"] = _mean(cosines[2])
             found[f"id_strangers{end}"] = _mean(strangers(kept.before[name]))
-            own = similarity(kept.before[name], kept.after[name])
-            found[f"id_kept{end}"] = _mean(own)
-            found[f"id_kept_worst{end}"] = float(own.min()) if own.size else None
+            worst = cosines[1]
+            found[f"id_kept_worst{end}"] = float(worst.min()) if worst.size else None
+            looked_at = [faces[name].found for pair in pairs for faces in pair]
+            found[f"no_face{end}"] = int(sum(np.sum(~seen) for seen in looked_at))
         found["lpips_person"] = float(self.lpips(person[0].images, person[1].images)[0])
         found["lpips_kept"] = float(kept.lpips.mean())
         found["people_kept"] = len(kept.lpips)
-        first = next(iter(self._judges))
-        views = [x.faces for x in (*person, *(tests or ()))]
-        looked_at = [faces[first].found for faces in (*views, kept.before, kept.after)]
-        found["no_face"] = int(sum(np.sum(~seen) for seen in looked_at))
         return {name: found[name] for name in measures_in(found)}
 
     def likeness(self, photo: np.ndarray, reconstruction: View) -> dict:
@@ -202,18 +208,6 @@ class Evaluator:
         return {"id": _mean(cosine), "lpips": float(lpips)}
 
 
-def batches(x: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Cuts into batches of one size; the last repeats its last row to be full.
-
-    Yields:
-        A batch, and how many of its rows are new.
-    """
-    for start in range(0, len(x), size):
-        part = x[start : start + size]
-        missing = size - len(part)
-        yield np.concatenate([part, *[part[-1:]] * missing]), len(part)
-
-
 def measures_in(results: Mapping) -> list[str]:
     """Returns the names of the measures among results, in the order of `MEASURES`."""
     order = list(MEASURES)
@@ -224,10 +218,6 @@ def measures_in(results: Mapping) -> list[str]:
         )
 
     return sorted(filter(base, results), key=lambda name: order.index(base(name)))
-
-
-def _pairs(views: tuple[View, View], name: str) -> np.ndarray:
-    return similarity(views[0].faces[name], views[1].faces[name])
 
 
 def _mean(values: np.ndarray) -> float | None:

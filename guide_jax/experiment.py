@@ -51,10 +51,16 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     check(config)
     if mode not in MODES:
         raise InputError(f"--mode={mode}: known are {', '.join(MODES)}")
-    if mode == "render":
-        return {"files": [str(path) for path in render(config, workdir)]}
-    listed = people.listed(config.source)
     with jax.default_matmul_precision(config.precision):
+        if mode == "render":
+            return {"files": [str(path) for path in render(config, workdir)]}
+        listed = people.listed(config.source)
+        photos = Path(config.source.image).resolve()
+        if config.source.image and workdir.resolve().is_relative_to(photos):
+            raise InputError(
+                f"the results would go to {workdir}, within the photos' folder, and be"
+                " taken for people the next time; choose another --workdir"
+            )
         session = Session(config, load_networks(config))
         if len(listed) == 1:
             results = session.person(listed[0], PersonFolder(workdir), mode)
@@ -89,8 +95,12 @@ def _many(
         try:
             results = session.person(person, PersonFolder(folder), mode)
             done.append(Done(results, folder))
-        except (InputError, UnlearningError, OSError) as error:
-            failed.append(Failed(person.title, " ".join(str(error).split())))
+        # Whatever it is, it must not lose the others.
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if not isinstance(error, InputError | UnlearningError | OSError):
+                text = f"{type(error).__name__}: {text}"
+            failed.append(Failed(person.title, text))
             print(f"  failed: {failed[-1].fault}", flush=True)
         # After each person: whoever looks, or breaks it off, has the table so far.
         summary = _write(workdir, done, failed, config)

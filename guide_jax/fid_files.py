@@ -209,6 +209,9 @@ def cached(
             `checkpoint.network_hash`).
         compute: what gives the statistics. It runs where they are not kept, or the file
             that they were kept in is damaged.
+
+    Raises:
+        InputError: the folder can't be made or written to.
     """
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = Path(folder) / f"{name}.npz"
@@ -218,8 +221,16 @@ def cached(
         # Damaged files make zipfile and numpy raise anything.
         except Exception as error:
             logging.warning("%s: damaged, computed again (%s)", path, error)
+    try:  # before the work, which would be lost
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{uuid.uuid4().hex[:8]}.part")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: nothing can be kept there ({error}); check --config.cache"
+        ) from error
     found = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Of a name of its own: two runs may write side by side.
     part = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.part")
     try:

@@ -7,14 +7,18 @@ import jax
 import numpy as np
 from flax import nnx
 
-from guide_jax import fid, fid_files
+from guide_jax import fid, fid_files, fingerprint
 from guide_jax.checkpoint import network_hash
 from guide_jax.errors import UnlearningError
-from guide_jax.evaluate import batches
+from guide_jax.judges import batches
 
 
 class FidMeasure:
-    """FID_pre and delta FID_real of generators made from one original (section 4.1)."""
+    """FID_pre and delta FID_real of generators made from one original (section 4.1).
+
+    Attributes:
+        made_of: says all that the measures depend on, but for the generator measured.
+    """
 
     def __init__(
         self,
@@ -56,13 +60,14 @@ class FidMeasure:
 
         self._draw = draw
         network = network_hash(inception)
-        self._real = None
+        self._real, photos = None, ""
         if real:  # first, for a mistake in it is soon found
-            self._real = self._real_statistics(real, network, cache)
+            self._real, photos = self._real_statistics(real, network, cache)
         drawn = f"{network_hash(generator)} {network} {samples} {psi} {seed}"
         self._before = fid_files.cached(
             cache, drawn, lambda: self._statistics(generator, "FID, original")
         )
+        self.made_of = f"{drawn} {photos}"
 
     def __call__(self, forgetful: nnx.Module) -> dict[str, float | int]:
         """Returns `fid_pre`, `fid_samples`, and `delta_fid_real` where it has photos.
@@ -94,20 +99,23 @@ class FidMeasure:
 
         return self._features.of_images(pictures(), self._samples, label)
 
-    def _real_statistics(self, real: str, network: str, cache: Path) -> fid.Statistics:
+    def _real_statistics(
+        self, real: str, network: str, cache: Path
+    ) -> tuple[fid.Statistics, str]:
+        """Returns the statistics, and what they were made of."""
         path = Path(real)
         if real.startswith("tfds:"):
-            name = real.removeprefix("tfds:")
-            return fid_files.cached(
-                cache,
-                f"{network} {real}",
-                lambda: fid_files.of_dataset(self._features, name),
-            )
-        if not path.is_dir():
-            return fid_files.read_statistics(path)
-        contents = fid_files.hash_files(fid_files.image_files(path))
-        return fid_files.cached(
-            cache,
-            f"{network} {contents}",
-            lambda: fid_files.of_folder(self._features, path)[0],
-        )
+            contents, name = real, real.removeprefix("tfds:")
+
+            def compute() -> fid.Statistics:
+                return fid_files.of_dataset(self._features, name)
+
+        elif path.is_dir():
+            contents = fid_files.hash_files(fid_files.image_files(path))
+
+            def compute() -> fid.Statistics:
+                return fid_files.of_folder(self._features, path)[0]
+
+        else:
+            return fid_files.read_statistics(path), fingerprint.of_file(path)
+        return fid_files.cached(cache, f"{network} {contents}", compute), contents

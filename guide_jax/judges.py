@@ -1,6 +1,6 @@
 """Identity encoders as judges: whole pictures in, embeddings of their faces out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,23 +29,33 @@ class Faces(NamedTuple):
 Judge = Callable[[np.ndarray], Faces]  # of images [N, H, W, 3] in [-1, 1]
 
 
-def cropping(identity: nnx.Module) -> Judge:
+def cropping(identity: nnx.Module, batch: int) -> Judge:
     """Returns a judge that takes aligned pictures' middles, as the loss does.
 
     It finds a face in every picture.
+
+    Args:
+        identity: encoder.
+        batch: pictures in one pass.
     """
     embed = jitted(identity, arcface.embed)
 
     def judge(images: np.ndarray) -> Faces:
-        return Faces(np.asarray(embed(images)), np.ones(len(images), bool))
+        found = [embed(part)[:n] for part, n in batches(images, batch)]
+        return Faces(np.concatenate(found), np.ones(len(images), bool))
 
     return judge
 
 
-def aligning(identity: nnx.Module, mtcnn: MTCNN) -> Judge:
+def aligning(identity: nnx.Module, mtcnn: MTCNN, batch: int) -> Judge:
     """Returns a judge that finds the largest face and turns it upright, as published.
 
     Pictures are rounded to 256 levels first, as if they had been saved.
+
+    Args:
+        identity: encoder.
+        mtcnn: finds faces.
+        batch: faces in one pass of the encoder.
     """
     size = identity.input_size
     embed = jitted(identity, lambda identity, crops: identity(crops))
@@ -56,7 +66,8 @@ def aligning(identity: nnx.Module, mtcnn: MTCNN) -> Judge:
         for i, image in enumerate(to_uint8(np.asarray(images))):
             if faces := detect(mtcnn, image):
                 crops[i], found[i] = align_arcface(image, faces[0].points, size), True
-        return Faces(np.asarray(embed(crops)) * found[:, None], found)
+        embeddings = [embed(part)[:n] for part, n in batches(crops, batch)]
+        return Faces(np.concatenate(embeddings) * found[:, None], found)
 
     return judge
 
@@ -76,3 +87,15 @@ def strangers(faces: Faces) -> np.ndarray:
 def joined(parts: list[Faces]) -> Faces:
     """Returns several batches as one."""
     return Faces(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def batches(x: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Cuts into batches of one size; the last repeats its last row to be full.
+
+    Yields:
+        A batch, and how many of its rows are new.
+    """
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        missing = size - len(part)
+        yield np.concatenate([part, *[part[-1:]] * missing]), len(part)

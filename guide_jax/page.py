@@ -117,7 +117,8 @@ def _person(results: Mapping, folder: Path) -> str:
         for label in [path.stem[2:].replace("_", " ")]  # from "1_before"
     )
     notes = "".join(f"<p>{_text(note)}</p>" for note in results.get("notes", ()))
-    curve = _curve(folder / "metrics.jsonl")
+    metrics = folder / "metrics.jsonl"
+    curve = _curve(metrics, metrics.stat().st_mtime_ns) if metrics.exists() else ""
     return (
         f'<section id="{_text(results["person"])}"><h3>{_text(results["title"])}</h3>'
         f"<div>{figures}</div><div>{curve}</div>{notes}</section>"
@@ -134,7 +135,8 @@ def _thumbnail(path: Path, _changed: int) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _curve(path: Path) -> str:
+@functools.cache
+def _curve(path: Path, _changed: int) -> str:
     """Draws the losses over the steps as inline SVG, averaged to `POINTS` points."""
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]

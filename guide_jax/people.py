@@ -87,6 +87,14 @@ def _by_folder(path: Path) -> list[Person]:
     folders = sorted(
         {path / photo.parts[0] for photo in within if len(photo.parts) > 1}
     )
+    if folders:
+        loose = [photo.name for photo in within if len(photo.parts) == 1]
+        empty = {x.name for x in path.iterdir() if x.is_dir()} - {
+            x.name for x in folders
+        }
+        for what, left_out in (("photos in no folder", loose), ("no photos in", empty)):
+            if left_out:
+                print(f"left out of {path}: {what}: {', '.join(sorted(left_out))}")
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):

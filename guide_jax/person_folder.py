@@ -1,6 +1,7 @@
 """What a person's folder holds: its files, written whole, read with suspicion."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from guide_jax.errors import InputError
 
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS = "codes.npz", "embeddings.npz"
-GENERATOR, PICTURES, CHECKPOINT = "generator", "pictures", "checkpoint"
+GENERATOR, PICTURES, CHECKPOINT = "generator", "pictures", ".checkpoint"
 
 
 class Codes(NamedTuple):
@@ -57,7 +58,7 @@ class PersonFolder:
                 if (self.path / name).is_dir():
                     raise IsADirectoryError(f"{name} is a folder there")
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / f"{METRICS}.part").touch()
+            self._probe()
         except (OSError, ValueError) as error:
             raise InputError(f"no results can go to {self.path} ({error})") from error
 
@@ -67,31 +68,51 @@ class PersonFolder:
         """Returns what keeps the state of a training, by its identity."""
         return Keeper(self.path / CHECKPOINT, training, every)
 
-    def log(self) -> "StepLog":
-        """Returns the log of a training that begins, or goes on."""
-        return StepLog(self.path / f"{METRICS}.part")
+    def log(self, training: str) -> "StepLog":
+        """Returns the log of a training that begins, or goes on, by its identity."""
+        return StepLog(self._log_path(training))
 
     def finish(self, forgetful: nnx.Module, codes: Codes, about: Mapping) -> None:
-        """Stores what a training made; from then on `training` tells of it."""
+        """Stores what a training made; from then on `training` tells of it.
+
+        Args:
+            forgetful: the generator.
+            codes: the person's.
+            about: notes; "training" is the training's identity.
+        """
         for name in (RESULTS, PICTURE):  # an earlier run's don't belong to it
             (self.path / name).unlink(missing_ok=True)
-        self._save_arrays(CODES, codes._asdict())
+        training = np.array(about["training"])
+        self._save_arrays(CODES, codes._asdict() | {"training": training})
         save_network(self.path / GENERATOR, forgetful, about=about)
 
     def training(self) -> str | None:
-        """Returns what training made the stored generator; None if none did."""
+        """Returns what training made the stored generator; None if none is whole."""
         try:
-            about = read_about(self.path / GENERATOR)
-            return about.get("training") if (self.path / CODES).exists() else None
-        except (OSError, ValueError):
+            return self.load()[2]["training"]
+        except InputError:
             return None
 
-    def settle(self) -> None:
+    def settle(self, training: str) -> None:
         """Ends a training whose generator is stored: its steps are final."""
-        part = self.path / f"{METRICS}.part"
+        part = self._log_path(training)
         if part.exists():
             part.replace(self.path / METRICS)
+        # What programs that were killed left behind.
+        for left in self.path.glob(f".{METRICS}.*.part"):
+            left.unlink()
+        for left in self.path.glob(f".{GENERATOR}.*"):
+            shutil.rmtree(left)
         self.keeper("", 0).drop()
+
+    def _log_path(self, training: str) -> Path:
+        return self.path / f".{METRICS}.{training[:16]}.part"
+
+    def _probe(self) -> None:
+        """Raises OSError where nothing can be written."""
+        probe = self.path / ".probe"
+        probe.touch()
+        probe.unlink()
 
     # Afterwards ----------------------------------------------------------------------
 
@@ -105,7 +126,11 @@ class PersonFolder:
             generator = load_network(self.path / GENERATOR)
             with (self.path / CODES).open("rb") as file, np.load(file) as archive:
                 codes = Codes(*(archive[name] for name in Codes._fields))
-            return generator, codes, read_about(self.path / GENERATOR)
+                training = str(archive["training"])
+            about = read_about(self.path / GENERATOR)
+            if about["training"] != training:
+                raise ValueError(f"{CODES} is of another training than {GENERATOR}")
+            return generator, codes, about
         # Damaged archives make zipfile and numpy raise anything.
         except Exception as error:
             raise InputError(
@@ -122,6 +147,10 @@ class PersonFolder:
             return results if whole and "ids" in results else None
         except (OSError, ValueError):
             return None
+
+    def invalidate(self) -> None:
+        """Takes the results back: what they go with is about to change."""
+        (self.path / RESULTS).unlink(missing_ok=True)
 
     def save_results(self, results: Mapping, embeddings: Mapping) -> None:
         """Writes the results, and embeddings `[E]` by name; the results come last."""
@@ -167,8 +196,8 @@ class StepLog:
     def _start(self, step: int) -> None:
         kept = self._earlier[:step]  # a line for each step, the last one may be cut off
         self._offset = json.loads(kept[-1])["seconds"] if kept else 0.0
-        self._file = self.path.open("w")
-        self._file.writelines(f"{line}\n" for line in kept)
+        report.write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._file = self.path.open("a")
         self._started = time.monotonic()
 
     def drop(self) -> None:

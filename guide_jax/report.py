@@ -14,6 +14,7 @@ from guide_jax.evaluate import MEASURES
 TILE = 192  # side of a picture in `before_after.png`, pixels
 GAP = 8
 LINE = 22
+LABELS = "photo", "reconstruction before", "before", "after", "target"
 TARGETS_MEANING = (
     "mean identity similarity of different people's targets (low: each goes elsewhere)"
 )
@@ -67,13 +68,20 @@ def _numbered(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def pictures(folder: Path, images: Mapping[str, np.ndarray]) -> None:
-    """Writes images `[H, W, 3]` as PNG files, numbered and named by their labels."""
+    """Writes images `[H, W, 3]` as PNG files, numbered and named by their labels.
+
+    Those of an earlier time, of labels in `LABELS`, are removed; no other files are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    names = [label.replace(" ", "_") for label in LABELS]
+    for old in folder.glob("[1-9]_*.png"):
+        if old.stem[2:] in names:
+            old.unlink()
     for i, (label, image) in enumerate(images.items(), 1):
-        name = f"{i}_{label.replace(' ', '_')}.png"
-        Image.fromarray(to_uint8(image)).save(folder / name)
+        path = folder / f"{i}_{label.replace(' ', '_')}.png"
+        part = path.with_suffix(".part")
+        Image.fromarray(to_uint8(image)).save(part, "PNG")
+        part.replace(path)
 
 
 def write_json(path: Path, results: Mapping) -> None:
@@ -85,7 +93,8 @@ def write_json(path: Path, results: Mapping) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that either the whole of it is at `path` or nothing new."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
+    # A file's name may have bytes that are no text.
+    part.write_text(text, encoding="utf-8", errors="replace")
     part.replace(path)
 
 

@@ -1,6 +1,5 @@
 """All people of a run, one by one, with networks loaded and programs compiled once."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from guide_jax import data, inversion, judges, outside, report, target
+from guide_jax import data, fingerprint, inversion, judges, outside, report, target
 from guide_jax.align import prepare_photo
 from guide_jax.checkpoint import network_hash
 from guide_jax.errors import InputError, UnlearningError
@@ -20,11 +19,6 @@ from guide_jax.losses import Judges, LossWeights, PairWeights
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder
 from guide_jax.unlearn import Draws, Unlearner
-
-# Fields that say where things go and how they are counted, not what a training does.
-NOT_TRAINING = (
-    "name", "save_every", "cache", "source", "networks", "evaluate", "render"
-)  # fmt: skip
 
 
 class Session:
@@ -65,6 +59,15 @@ class Session:
             self._generator, networks["lpips"], self._judges(), config.evaluate.batch
         )
         self._fid = self._fid_measure() if config.evaluate.fid_samples else None
+        self._measures = fingerprint.of(
+            [
+                config.evaluate.to_dict(),
+                config.source.psi,
+                self._hashes,
+                [fingerprint.of_file(path) for path in self._outside_files()],
+                self._fid and self._fid.made_of,
+            ]
+        )
         z = jax.random.normal(
             jax.random.key(config.evaluate.seed),
             (config.evaluate.others, self._generator.z_dim),
@@ -74,12 +77,21 @@ class Session:
     def _judges(self) -> dict[str, judges.Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]
         if settings.align == "mtcnn":
-            first = judges.aligning(judge, self._networks["detector"])
+            first = judges.aligning(judge, self._networks["detector"], settings.batch)
         else:
-            first = judges.cropping(judge)
+            first = judges.cropping(judge, settings.batch)
         folder = Path(settings.outside_folder)
         others = {name: outside.judge(name, folder) for name in settings.outside}
         return {"": first} | others
+
+    def _outside_files(self) -> list[Path]:
+        settings = self._config.evaluate
+        folder = Path(settings.outside_folder)
+        return [
+            folder / file
+            for name in settings.outside
+            for file in outside.ENCODERS[name].files
+        ]
 
     def _fid_measure(self) -> FidMeasure:
         settings = self._config.evaluate
@@ -112,40 +124,27 @@ class Session:
             InputError: the photo or the folder can't be used, or nothing is stored.
             UnlearningError: a loss or a measure is not finite.
         """
+        who = fingerprint.of_person(person, self._config.source, self._hashes)
         if mode == "evaluate":
-            return self._measure(person, folder)
-        training = self._training_id(person)
+            return self._measure(person, who, folder)
+        training = fingerprint.of_training(self._config, who, self._hashes)
         results = folder.results()
         if results and results["ids"] == self._ids(training):
             print(f"{person.title} is done already, with these settings: {folder.path}")
             return results
         if folder.training() != training:
-            self._train(person, folder, training)
-        folder.settle()
-        return self._measure(person, folder)
-
-    # What makes two runs the same ----------------------------------------------------
-
-    def _training_id(self, person: Person) -> str:
-        settings = self._config.to_dict()
-        settings = {k: v for k, v in settings.items() if k not in NOT_TRAINING}
-        source = self._config.source
-        who = {"seed": person.seed, "psi": source.psi}
-        if person.photo:
-            photos = [hash_file(photo) for photo in (person.photo, *person.tests)]
-            refine = source.refine.to_dict()
-            who = {"photos": photos, "refine": refine, "align": source.align}
-        roles = ("generator", "encoder", "lpips", "identity")
-        hashes = {role: self._hashes.get(role) for role in roles}
-        return _hash([settings, who, hashes])
+            self._train(person, who, folder, training)
+        folder.settle(training)
+        return self._measure(person, who, folder)
 
     def _ids(self, training: str) -> dict[str, str]:
-        settings = self._config.evaluate.to_dict(), self._config.source.psi
-        return {"training": training, "measures": _hash([*settings, self._hashes])}
+        return {"training": training, "measures": self._measures}
 
     # Training ------------------------------------------------------------------------
 
-    def _train(self, person: Person, folder: PersonFolder, training: str) -> None:
+    def _train(
+        self, person: Person, who: str, folder: PersonFolder, training: str
+    ) -> None:
         codes, skipped = self._codes(person)
         folder.prepare()
         config = self._config
@@ -154,7 +153,7 @@ class Session:
             f" px, {config.steps} steps, target {config.target.name!r});"
             f" results go to {folder.path}"
         )
-        with folder.log() as log:
+        with folder.log(training) as log:
             try:
                 forgetful = self._unlearn(
                     codes.w_u,
@@ -171,6 +170,8 @@ class Session:
             "config": config.to_dict(),
             "training": training,
             "person": person.title,
+            "who": who,
+            "generator": self._hashes["generator"],
             "skipped": skipped,
             "seconds": round(log.seconds, 1),
         }
@@ -224,22 +225,28 @@ class Session:
 
     # Measures ------------------------------------------------------------------------
 
-    def _measure(self, person: Person, folder: PersonFolder) -> dict:
+    def _measure(self, person: Person, who: str, folder: PersonFolder) -> dict:
         forgetful, codes, about = folder.load()
+        if about["who"] != who or about["generator"] != self._hashes["generator"]:
+            raise InputError(
+                f"{folder.path}: holds how {about['person']} was forgotten; that is not"
+                f" {person.title} with these settings and this generator"
+            )
+        folder.invalidate()
         config, evaluator = self._config, self._evaluator
         print(f"measuring {len(self._w_others)} other people before and after")
         kept = evaluator.kept(forgetful, self._w_others, config.evaluate.shown)
         own = self._before_and_after(forgetful, codes.w_u)
-        tests = len(codes.tests) and self._before_and_after(forgetful, codes.tests)
-        measures = evaluator.compare(kept, own, tests or None)
+        tests = None
+        if len(codes.tests):
+            tests = tuple(
+                evaluator.faces(generator, codes.tests)
+                for generator in (self._generator, forgetful)
+            )
+        measures = evaluator.compare(kept, own, tests)
         if self._fid:
             measures |= self._fid(forgetful)
-        values = [value for value in measures.values() if value is not None]
-        if not np.isfinite(values).all():
-            raise UnlearningError(
-                "the generator came out broken, its measures are not finite:"
-                f" {measures}; a lower learning rate may help"
-            )
+        _check_finite(measures)
         goal = evaluator.look(self._generator, codes.w_target)
         results = {"person": person.name, "title": person.title, **measures}
         results["notes"] = [f"left out: {line}" for line in about["skipped"]]
@@ -247,6 +254,7 @@ class Session:
         if person.photo:
             photo = self._photo(person.photo)
             results["inversion"] = evaluator.likeness(photo, own[0])
+            _check_finite(results["inversion"])
             results["notes"] += _doubt(results)
             row = {"photo": photo[0], "reconstruction before": own[0].images[0]}
         row |= {"after": own[1].images[0], "target": goal.images[0]}
@@ -254,14 +262,16 @@ class Session:
             print(f"note: {note}")
         results["ids"] = self._ids(about["training"])
         results["seconds"] = {"training": about["seconds"]}
-        results["config"] = json.loads(json.dumps(config.to_dict()))  # of lists
+        # The training's settings, with today's measures.
+        settings = about["config"] | {"evaluate": config.evaluate.to_dict()}
+        results["config"] = json.loads(json.dumps(settings))  # of lists
         report.pictures(folder.path / PICTURES, row)
         report.before_after(
             folder.path / PICTURE,
             row,
             kept.shown,
-            f"Forgetting {person.title}: {config.steps} steps,"
-            f" target {config.target.name!r}",
+            f"Forgetting {person.title}: {settings['steps']} steps,"
+            f" target {settings['target']['name']!r}",
         )
         views = {"before": own[0], "after": own[1], "target": goal}
         faces = {name: next(iter(view.faces.values())) for name, view in views.items()}
@@ -278,23 +288,6 @@ class Session:
         return look(self._generator, w), look(forgetful, w)
 
 
-def hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, hexadecimal.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _hash(thing: object) -> str:
-    return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()
-
-
 def _pair_weights(part: ConfigDict) -> PairWeights:
     return PairWeights(part.mse_weight, part.lpips_weight, part.id_weight, part.weight)
 
@@ -309,3 +302,12 @@ def _doubt(results: Mapping) -> list[str]:
         f" {others:.2f}), so what is forgotten may be somebody else; see"
         " config.source.align and config.source.refine"
     ]
+
+
+def _check_finite(measures: Mapping[str, float | int | None]) -> None:
+    values = [value for value in measures.values() if value is not None]
+    if not np.isfinite(values).all():
+        raise UnlearningError(
+            "the generator came out broken, its measures are not finite:"
+            f" {measures}; a lower learning rate may help"
+        )

@@ -5,6 +5,7 @@ latents, takes one batched pass through the student and one through the source, 
 moves the synthesis network's parameters, and no others, with Adam.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from guide_jax.losses import (
     Judges,
     Latents,
     LossWeights,
+    PairWeights,
     Views,
     differences,
     step_latents,
@@ -66,7 +68,6 @@ class Trainer(NamedTuple):
         mapping: (graph, leaves) of the frozen mapping network.
         tx: the optimizer.
         weights: of the losses.
-        frugal: whether pairs are compared one at a time, to save memory.
     """
 
     graph: nnx.GraphDef
@@ -76,7 +77,6 @@ class Trainer(NamedTuple):
     mapping: tuple[nnx.GraphDef, Tree]
     tx: optax.GradientTransformation
     weights: LossWeights
-    frugal: bool
 
     def constants(self) -> dict[str, Tree]:
         """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
@@ -93,7 +93,6 @@ def make_trainer(
     judges: Judges,
     weights: LossWeights,
     learning_rate: float,
-    frugal: bool = False,
 ) -> tuple[Trainer, Tree]:
     """Splits a generator for training.
 
@@ -109,7 +108,6 @@ def make_trainer(
         mapping=nnx.split(generator.mapping),
         tx=optax.adam(learning_rate),
         weights=weights,
-        frugal=frugal,
     )
     # A copy, because the step donates the student's buffers.
     return trainer, jax.tree.map(jnp.copy, source)
@@ -124,7 +122,8 @@ def loss_fn(
     student: Tree,
     constants: dict[str, Tree],
     latents: Latents,
-    num_pairs,
+    num_pairs: int,
+    weights: LossWeights | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one step and its terms, for given latents.
 
@@ -134,44 +133,19 @@ def loss_fn(
         constants: `trainer.constants()`.
         latents: `[1 + N_a + N_g, L, D]` for student and source.
         num_pairs: 1 + N_a.
+        weights: if not the trainer's.
     """
     merged = nnx.merge(trainer.judges[0], constants["judges"])
     judges = Judges(merged["lpips"], merged["identity"])
 
-    def views(parameters: Tree, w: jax.Array, pairs: int) -> Views:
+    def views(parameters: Tree, w: jax.Array) -> Views:
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, pairs)
+        return view(synthesis, w, judges, num_pairs)
 
-    distance = judges.lpips.distance
-    if trainer.frugal:
-        found = _one_by_one(views, student, constants["source"], latents, distance)
-        found = Differences(
-            found.mse[:num_pairs], found.lpips, found.identity[:num_pairs]
-        )
-    else:
-        source = views(constants["source"], latents.source, num_pairs)
-        mine = views(student, latents.student, num_pairs)
-        found = differences(mine, jax.lax.stop_gradient(source), distance)
-    return unlearning_loss(found, trainer.weights)
-
-
-def _one_by_one(
-    views: Callable, student: Tree, source: Tree, latents: Latents, distance: Callable
-) -> Differences:
-    """Compares one pair at a time, all of them by everything.
-
-    For the gradient the student's part is computed again, so that nothing of it has to
-    be kept until then.
-    """
-    theirs = jax.lax.map(lambda w: views(source, w[None], 1), latents.source)
-
-    @jax.checkpoint
-    def pair(given: tuple[jax.Array, Views]) -> Differences:
-        w, seen = given
-        return differences(views(student, w[None], 1), seen, distance)
-
-    found = jax.lax.map(pair, (latents.student, jax.lax.stop_gradient(theirs)))
-    return jax.tree.map(lambda x: x[:, 0], found)  # [N, 1] -> [N]
+    source = jax.lax.stop_gradient(views(constants["source"], latents.source))
+    mine = views(student, latents.student)
+    found = differences(mine, source, judges.lpips.distance)
+    return unlearning_loss(found, weights or trainer.weights)
 
 
 def step_on(
@@ -226,6 +200,59 @@ def make_train_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
     return jax.jit(train_step, donate_argnums=(0, 1))
 
 
+def make_frugal_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
+    """As `make_train_step`, in the memory of one pair.
+
+    The loss is a sum over pairs, so its gradient is the sum of theirs: one program
+    takes a pair forward and back, another adds it up.
+    """
+    weights = trainer.weights
+    none = PairWeights(0.0, 0.0, 0.0, 0.0)
+    for_others = PairWeights(0.0, weights.global_, 0.0)  # by LPIPS alone
+
+    @jax.jit
+    def draw(constants, w_u, w_target, key):
+        mapping = nnx.merge(trainer.mapping[0], constants["mapping"])
+        return draw_latents(mapping, key, w_u, w_target, draws, z_dim)
+
+    @functools.partial(jax.jit, static_argnames="part", donate_argnums=1)
+    def pair(student, total, constants, latents, part):
+        # A pair of its own is a step's first one.
+        alone = LossWeights(part, none, 0.0)
+        gradient = jax.grad(
+            lambda x: loss_fn(trainer, x, constants, latents, 1, alone), has_aux=True
+        )
+        grads, terms = gradient(student)
+        found = Differences(terms["mse"], terms["lpips"], terms["id"])
+        return jax.tree.map(jnp.add, total, grads), found
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(student, opt_state, grads):
+        updates, opt_state = trainer.tx.update(grads, opt_state, student)
+        return optax.apply_updates(student, updates), opt_state
+
+    @jax.jit
+    def terms_of(found):
+        pairs = 1 + draws.num_adjacent
+        mse, lpips, identity = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
+        found = Differences(mse[:pairs], lpips, identity[:pairs])
+        return unlearning_loss(found, weights)[1]
+
+    def train_step(student, opt_state, constants, w_u, w_target, key):
+        latents = draw(constants, w_u, w_target, key)
+        parts = [weights.local] + [weights.adjacency] * draws.num_adjacent
+        parts += [for_others] * draws.num_global
+        total, found = jax.tree.map(jnp.zeros_like, student), []
+        for i, part in enumerate(parts):
+            one = Latents(*(w[i : i + 1] for w in latents))
+            total, differences_of_one = pair(student, total, constants, one, part)
+            found.append(differences_of_one)
+        student, opt_state = update(student, opt_state, total)
+        return student, opt_state, terms_of(found)
+
+    return train_step
+
+
 class Unlearner:
     """Makes a generator forget one person after another, with one compiled step."""
 
@@ -247,14 +274,13 @@ class Unlearner:
             learning_rate: Adam's.
             weights: of the losses.
             draws: of the random latents.
-            frugal: whether pairs are compared one at a time, to save memory.
+            frugal: takes one pair at a time, to save memory.
         """
         self._generator = generator
-        self._trainer, _ = make_trainer(
-            generator, judges, weights, learning_rate, frugal
-        )
+        self._trainer, _ = make_trainer(generator, judges, weights, learning_rate)
         self._constants = self._trainer.constants()
-        self._step = make_train_step(self._trainer, draws, generator.z_dim)
+        make = make_frugal_step if frugal else make_train_step
+        self._step = make(self._trainer, draws, generator.z_dim)
         graph = self._trainer.graph
 
         @jax.jit

@@ -31,7 +31,7 @@ def network(name):
 def people(name):
     """Returns an evaluator, ten people's codes and how a generator shows them."""
     generator = network(name)
-    judge = cropping(network("identity_facenet"))
+    judge = cropping(network("identity_facenet"), 10)
     evaluator = Evaluator(generator, network("lpips_alex"), {"facenet": judge})
     z = np.concatenate([data.z_of_seed(seed, generator.z_dim) for seed in PEOPLE])
     w = tiny.jitted(generator.mapping, lambda mapping, z: mapping(z, psi=PSI), z)

@@ -248,6 +248,18 @@ def test_a_damaged_state_is_passed_over(tmp_path):
     assert keeper.load(FRESH) is FRESH
 
 
+@pytest.mark.parametrize("name", [".state.part", "state.part", "state.old"])
+def test_a_state_that_was_being_renamed_is_found(tmp_path, name):
+    keeper = Keeper(tmp_path / "state", "me", 2)
+    keeper.save(STATE)
+    left = tmp_path / name
+    (tmp_path / "state").rename(left)
+    found = int(keeper.load(FRESH)["step"])
+    assert found == (0 if name.startswith(".") else 3)
+    keeper.drop()
+    assert left.exists() == name.startswith(".")
+
+
 def test_a_state_is_due_every_so_many_steps(tmp_path):
     keeper = Keeper(tmp_path, "me", 3)
     assert [step for step in range(1, 8) if keeper.due(step)] == [3, 6]

@@ -18,7 +18,7 @@ def faces(embeddings):
 def setting():
     generator, judges = tiny.generator(8), tiny.judges()
     w = np.random.default_rng(0).standard_normal((COUNT, 4, 7)).astype(np.float32)
-    named = {"judge": cropping(judges.identity)}
+    named = {"judge": cropping(judges.identity, BATCH)}
     evaluator = Evaluator(generator, judges.lpips, named)
     return generator, judges, w, evaluator, evaluator.look(generator, w)
 
@@ -101,10 +101,7 @@ def test_compare_equals_numpy(setting):
         View(images[:1], {"judge": faces(a[:1])}),
         View(images[-1:], {"judge": faces(a[-1:])}),
     )
-    tests = (
-        View(images[:3], {"judge": faces(a[:3])}),
-        View(images[3:6], {"judge": faces(a[3:6])}),
-    )
+    tests = {"judge": faces(a[:3])}, {"judge": faces(a[3:6])}
     lpips = np.linspace(0, 1, COUNT)
     none = (images[:0], images[:0])
     kept = Kept({"judge": faces(a)}, {"judge": faces(a[::-1])}, lpips, none)
@@ -136,11 +133,13 @@ def test_pictures_without_a_face_are_counted_and_left_out(setting):
 
     def judge(images):
         seen = [not any(np.allclose(x, b, atol=1e-4) for b in blind) for x in images]
-        whole = cropping(judges.identity)(images)
+        whole = cropping(judges.identity, BATCH)(images)
         return Faces(whole.embeddings * np.array(seen)[:, None], np.array(seen))
 
     evaluator = Evaluator(
-        generator, judges.lpips, {"first": judge, "second": cropping(judges.identity)}
+        generator,
+        judges.lpips,
+        {"first": judge, "second": cropping(judges.identity, BATCH)},
     )
     other = changed_one(generator)
     kept = evaluator.kept(other, w, 0)
@@ -148,6 +147,7 @@ def test_pictures_without_a_face_are_counted_and_left_out(setting):
     measures = evaluator.compare(kept, own)
     assert measures["id"] is None
     assert measures["no_face"] == 3  # the person before, and two of the others
+    assert measures["no_face_second"] == 0
     assert measures["id_second"] == pytest.approx(
         np.sum(own[0].faces["second"].embeddings * own[1].faces["second"].embeddings)
     )

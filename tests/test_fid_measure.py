@@ -117,3 +117,21 @@ def test_a_tensorflow_dataset_is_read_without_tensorflow(monkeypatch, tmp_path):
     assert asked == ["test", "train"]
     with pytest.raises(InputError, match=r"tfds:no: can't be read .*Builder not found"):
         fid_measure.fid_files.of_dataset(features, "no")
+
+
+def test_what_the_measures_depend_on_is_said(generator, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (9, 9), (i * 80, 0, 0)).save(photos / f"{i}.png")
+    first = measure(generator, tmp_path / "cache", photos).made_of
+    assert measure(generator, tmp_path / "cache", photos).made_of == first
+    Image.new("RGB", (9, 9), "white").save(photos / "0.png")
+    assert measure(generator, tmp_path / "cache", photos).made_of != first
+    assert measure(generator, tmp_path / "cache").made_of != first
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_the_work(generator, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"nothing can be kept there.*config\.cache"):
+        measure(generator, tmp_path / "file" / "cache")

@@ -17,7 +17,7 @@ def faces(embeddings, found):
 
 def test_a_cropping_judge_sees_a_face_everywhere():
     identity = tiny.identity()
-    seen = judges.cropping(identity)(IMAGES)
+    seen = judges.cropping(identity, 2)(IMAGES)
     wanted = tiny.jitted(identity, arcface.embed, IMAGES)
     np.testing.assert_allclose(seen.embeddings, wanted, atol=1e-6)
     assert seen.found.tolist() == [True] * 3
@@ -33,7 +33,7 @@ def test_an_aligning_judge_embeds_the_face_that_it_finds(monkeypatch):
         return [Face(np.zeros(4), 1.0, points)] if len(given) != 2 else []
 
     monkeypatch.setattr(judges, "detect", detect)
-    seen = judges.aligning(identity, "mtcnn")(IMAGES)
+    seen = judges.aligning(identity, "mtcnn", 2)(IMAGES)
     assert [image.dtype for image in given] == [np.uint8] * 3
     assert seen.found.tolist() == [True, False, True]
     assert not seen.embeddings[1].any()

@@ -134,7 +134,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
     assert done.returncode == 0, done.stderr
     # In a training; with a generator stored, not measured; between two people.
     for file in (
-        "seed_0/checkpoint", "seed_1/generator", "seed_2/metrics.jsonl.part"
+        "seed_0/.checkpoint", "seed_1/generator", "seed_2"
     ):  # fmt: skip
         killed = subprocess.Popen(
             [sys.executable, ROOT / "main.py", "--workdir=killed", *settings],

@@ -71,3 +71,10 @@ def test_folders_without_photos_are_named(photos):
     for scenario in ("in_domain", "out_of_domain"):
         with pytest.raises(InputError, match="none: no such"):
             people.listed(source(image=str(photos / "none"), scenario=scenario))
+
+
+def test_what_belongs_to_nobody_is_named(photos, capsys):
+    people.listed(source(image=str(photos), scenario="out_of_domain"))
+    out = capsys.readouterr().out
+    assert "photos in no folder: a.jpg, b.png" in out
+    assert "no photos in: empty" in out

@@ -88,10 +88,12 @@ def test_durations_are_read_easily(seconds, text):
 
 
 def test_pictures_are_numbered_and_replace_those_of_before(tmp_path):
-    report.pictures(tmp_path, {"a": flat(COLOURS[0]), "b": flat(COLOURS[1])})
+    (tmp_path / "mine.png").write_text("not theirs to remove")
+    report.pictures(tmp_path, {"before": flat(COLOURS[0]), "after": flat(COLOURS[1])})
     report.pictures(tmp_path, {"reconstruction before": flat(COLOURS[2])})
-    (path,) = tmp_path.iterdir()
+    path, mine = sorted(tmp_path.iterdir())
     assert path.name == "1_reconstruction_before.png"
+    assert mine.name == "mine.png"
     with Image.open(path) as image:
         assert image.size == (24, 24)
         assert image.getpixel((3, 3)) == COLOURS[2]

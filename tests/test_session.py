@@ -64,6 +64,10 @@ def first(networks, tmp_path_factory):
     return work, folder, work.person(SEED, PersonFolder(folder))
 
 
+class Killed(BaseException):
+    """As a signal: nobody catches it."""
+
+
 def numbers(results):
     return {name: value for name, value in results.items() if name != "seconds"}
 
@@ -156,7 +160,7 @@ def test_results_metrics_and_pictures_are_there(first):
     assert [json.loads(line)["step"] for line in lines] == list(range(6))
     names = sorted(path.name for path in (folder / "pictures").iterdir())
     assert names == ["1_before.png", "2_after.png", "3_target.png"]
-    assert not (folder / "checkpoint").exists()
+    assert not (folder / ".checkpoint").exists()
     assert not list(folder.glob("*.part"))
     with np.load(folder / "embeddings.npz") as faces:
         cosine = float(faces["before"] @ faces["after"])
@@ -284,11 +288,75 @@ def test_evaluate_measures_again_and_trains_never(first, tmp_path, monkeypatch):
         work.person(SEED, PersonFolder(folder), "evaluate")
 
 
+def test_evaluate_measures_nobody_else_and_no_other_generator_s(first, networks):
+    work, folder, _ = first
+    other = Person("seed_6", "seed 6", seed=6)
+    with pytest.raises(InputError, match="holds how seed 5 was forgotten; that is not"):
+        work.person(other, PersonFolder(folder), "evaluate")
+    changed = Session(settings(), networks | {"generator": tiny.generator(8, seed=9)})
+    with pytest.raises(InputError, match="holds how seed 5 was forgotten; that is not"):
+        changed.person(SEED, PersonFolder(folder), "evaluate")
+    assert (folder / "results.json").exists()
+
+
+def test_measuring_again_keeps_the_training_s_settings(first, networks, tmp_path):
+    _, folder, _ = first
+    folder = copy_of(folder, tmp_path)
+    work = Session(settings(steps=99, **{"evaluate.others": 3}), networks)
+    results = work.person(SEED, PersonFolder(folder), "evaluate")
+    assert results["config"]["steps"] == 6
+    assert results["config"]["evaluate"]["others"] == 3
+
+
+def test_codes_of_another_training_are_not_measured(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    other = Person("seed_6", "seed 6", seed=6)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(person_folder, "save_network", kill)
+        with pytest.raises(Killed):  # between its codes and its generator
+            work.person(other, PersonFolder(folder))
+    with pytest.raises(InputError, match="of another training than generator"):
+        work.person(SEED, PersonFolder(folder), "evaluate")
+    made = spy(monkeypatch, work)
+    assert numbers(work.person(SEED, PersonFolder(folder))) == numbers(results)
+    assert len(made) == 1
+
+
+def test_results_are_taken_back_before_what_they_go_with_changes(
+    first, tmp_path, monkeypatch
+):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.report, "before_after", kill)
+        with pytest.raises(Killed):
+            work.person(SEED, PersonFolder(folder), "evaluate")
+    assert not (folder / "results.json").exists()
+    assert numbers(work.person(SEED, PersonFolder(folder))) == numbers(results)
+
+
+def test_a_damaged_generator_is_made_again(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    (folder / "results.json").unlink()
+    for file in (folder / "generator" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    made = spy(monkeypatch, work)
+    assert numbers(work.person(SEED, PersonFolder(folder))) == numbers(results)
+    assert len(made) == 1
+
+
 # What was broken off -----------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """As a signal: nobody catches it."""
 
 
 @pytest.mark.parametrize("where", ["step", "save_network", "measure", "results"])
@@ -318,9 +386,6 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_results(
         work.person(SEED, PersonFolder(tmp_path))
     assert not (tmp_path / "results.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(session, "network_hash", lambda net: getattr(net, "kind", ""))
-    # The hashes of `first` were others; here they only have to stay the same.
-    work._hashes = first[0]._hashes
     made = spy(monkeypatch, work)
     steps = []
     call = StepLog.__call__
@@ -356,7 +421,7 @@ def test_a_broken_off_run_of_other_settings_is_not_gone_on_from(
         patch.setattr(StepLog, "__call__", until)
         with pytest.raises(Killed):
             work.person(SEED, PersonFolder(tmp_path))
-    assert (tmp_path / "checkpoint").exists()
+    assert (tmp_path / ".checkpoint").exists()
     steps = []
     call = StepLog.__call__
     monkeypatch.setattr(
@@ -430,6 +495,26 @@ def test_bad_photos_of_a_folder_are_listed_and_the_good_ones_done(many, tmp_path
     ]  # fmt: skip
     assert [bool(row["fault"]) for row in rows] == [False] * 3 + [True] * 2
     assert "not an image that can be read" in rows[3]["fault"]
+
+
+def test_any_fault_of_a_person_leaves_the_others_done(many, monkeypatch):
+    measure = Session._measure
+
+    def fail(self, person, *args):
+        if person.seed == 0:
+            raise RuntimeError("out of\nmemory")
+        return measure(self, person, *args)
+
+    monkeypatch.setattr(Session, "_measure", fail)
+    with pytest.raises(UnlearningError, match=r"seed 0 .RuntimeError: out of memory"):
+        many(**{"source.count": 2})
+
+
+def test_results_within_the_photos_folder_are_refused(many, tmp_path):
+    save_noise(tmp_path / "face.png", 0)
+    with pytest.raises(InputError, match="within the photos' folder"):
+        many(**{"source.image": str(tmp_path)})
+    assert [path.name for path in tmp_path.iterdir()] == ["face.png"]
 
 
 def test_an_unknown_mode_is_refused(many):

@@ -9,13 +9,16 @@ from flax import nnx
 
 from guide_jax import unlearn
 from guide_jax.errors import UnlearningError
-from guide_jax.losses import LossWeights
+from guide_jax.losses import LossWeights, PairWeights
 from guide_jax.unlearn import Draws, Unlearner
 
 RNG = np.random.default_rng(7)
 W_U, W_TARGET = (
     RNG.standard_normal((1, 4, 7)).astype(np.float32) for _ in range(2)
 )  # [1, L, D] at 8 pixels
+
+
+MAKE_STEP = unlearn.make_train_step  # the tests replace it by one that they share
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +235,38 @@ def test_defaults_are_the_paper_s():
     pair = (LossWeights().local.mse, LossWeights().local.lpips)
     assert (*pair, LossWeights().local.identity) == (1e-2, 1.0, 0.1)
     assert LossWeights().adjacency == LossWeights().local
+
+
+def test_frugal_steps_are_the_same_but_for_rounding(generator):
+    weights = LossWeights(
+        PairWeights(0.5, 2.0, 0.3, 1.5), PairWeights(0.7, 1.0, 0.2, 0.5), 3.0
+    )
+    draws, results = Draws(2, 2), []
+    for make in (MAKE_STEP, unlearn.make_frugal_step):
+        trainer, student = unlearn.make_trainer(generator, tiny.judges(), weights, 1e-2)
+        step, opt_state = make(trainer, draws, 8), trainer.tx.init(student)
+        for i in range(2):
+            student, opt_state, terms = step(
+                student, opt_state, trainer.constants(), W_U, W_TARGET,
+                jax.random.fold_in(jax.random.key(3), i),
+            )  # fmt: skip
+        results.append((opt_state[0].mu, terms))
+    (whole, terms), (frugal, frugal_terms) = results
+    assert terms.keys() == frugal_terms.keys()
+    for name, value in terms.items():
+        np.testing.assert_allclose(frugal_terms[name], value, rtol=2e-4, err_msg=name)
+    for a, b in zip(jax.tree.leaves(frugal), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4 * float(abs(b).max()))
+
+
+def test_a_frugal_run_is_a_run(generator):
+    unlearner = Unlearner(generator, tiny.judges(), learning_rate=1e-2, frugal=True)
+    calls = []
+    forgetful = unlearner(
+        W_U, W_TARGET, steps=3, key=jax.random.key(0),
+        on_step=lambda step, terms: calls.append(terms["local"]),
+    )  # fmt: skip
+    assert len(calls) == 3
+    assert calls[2] < calls[0]
+    before, after = tiny.flat(generator), tiny.flat(forgetful)
+    assert any(np.any(before[name] != after[name]) for name in before)
