@@ -175,6 +175,7 @@ class StepLog:
     def __init__(self, path: Path):
         """Reads the lines of a run that was broken off, if there are any."""
         self.path, self.seconds = path, 0.0
+        self._started = time.monotonic()
         self._earlier = path.read_text().splitlines() if path.exists() else []
         self._file = None
 
@@ -198,7 +199,6 @@ class StepLog:
         self._offset = json.loads(kept[-1])["seconds"] if kept else 0.0
         report.write_text(self.path, "".join(f"{line}\n" for line in kept))
         self._file = self.path.open("a")
-        self._started = time.monotonic()
 
     def drop(self) -> None:
         """Removes the file."""

@@ -207,16 +207,16 @@ class Session:
         codes = Codes(*map(np.asarray, (w_u, w_target, np.concatenate([none, *tests]))))
         return codes, skipped
 
-    def _photo(self, path: Path) -> np.ndarray:
-        source, side = self._config.source, self._generator.resolution
+    def _photo(self, path: Path) -> tuple[np.ndarray, str]:
+        """Returns a photo `[1, H, W, 3]`, and what was done to align it."""
         detector = self._networks.get("detector")
-        prepared = prepare_photo(path, detector, side, source.align)
-        if prepared.note:
-            print(prepared.note)
-        return prepared.photo
+        side, align = self._generator.resolution, self._config.source.align
+        return prepare_photo(path, detector, side, align)
 
     def _invert(self, path: Path) -> np.ndarray:
-        photo = self._photo(path)
+        photo, note = self._photo(path)
+        if note:
+            print(note)
         w = self._encode(photo)
         refine = self._config.source.refine
         if refine.steps:
@@ -252,7 +252,7 @@ class Session:
         results["notes"] = [f"left out: {line}" for line in about["skipped"]]
         row = {"before": own[0].images[0]}
         if person.photo:
-            photo = self._photo(person.photo)
+            photo, _ = self._photo(person.photo)
             results["inversion"] = evaluator.likeness(photo, own[0])
             _check_finite(results["inversion"])
             results["notes"] += _doubt(results)

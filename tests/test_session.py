@@ -157,7 +157,9 @@ def test_results_metrics_and_pictures_are_there(first):
     _, folder, results = first
     assert json.loads((folder / "results.json").read_text()) == results
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(6))
+    lines = [json.loads(line) for line in lines]
+    assert [line["step"] for line in lines] == list(range(6))
+    assert lines[0]["seconds"] > 0  # of the compilation
     names = sorted(path.name for path in (folder / "pictures").iterdir())
     assert names == ["1_before.png", "2_after.png", "3_target.png"]
     assert not (folder / ".checkpoint").exists()
