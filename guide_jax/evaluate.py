@@ -211,13 +211,17 @@ class Evaluator:
 def measures_in(results: Mapping) -> list[str]:
     """Returns the names of the measures among results, in the order of `MEASURES`."""
     order = list(MEASURES)
+    known = filter(measure_of, results)
+    return sorted(known, key=lambda name: order.index(measure_of(name)))
 
-    def base(name: str) -> str:  # id_facenet is id's; id_kept_facenet id_kept's
-        return max(
-            (k for k in order if f"{name}_".startswith(f"{k}_")), key=len, default=""
-        )
 
-    return sorted(filter(base, results), key=lambda name: order.index(base(name)))
+def measure_of(name: str) -> str:
+    """Returns which of `MEASURES` a further judge's measure is, "id" of "id_facenet".
+
+    Of a measure it is the name itself, of anything else "".
+    """
+    known = (k for k in MEASURES if f"{name}_".startswith(f"{k}_"))
+    return max(known, key=len, default="")
 
 
 def _mean(values: np.ndarray) -> float | None:

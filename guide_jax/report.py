@@ -134,21 +134,25 @@ def _lines(rows: Iterable[tuple[str, str, str]]) -> str:
 def _value(name: str, value: float | int | None) -> str:
     if value is None:
         return "no face"
-    return str(value) if name in evaluate.COUNTS else f"{value:.3f}"
+    return str(value) if _counts(name) else f"{value:.3f}"
+
+
+def _counts(name: str) -> bool:
+    return evaluate.measure_of(name) in evaluate.COUNTS
 
 
 def meaning(name: str) -> str:
     """Says what a measure is; one of a further judge's, by that judge."""
-    if name in MEASURES:
+    known = evaluate.measure_of(name)
+    if name == known:
         return MEASURES[name]
-    known = max((k for k in MEASURES if name.startswith(f"{k}_")), key=len)
     return f"{MEASURES[known]}, by {name.removeprefix(f'{known}_')}"
 
 
 def mean_of(name: str, summary: Mapping) -> str:
     """Returns a measure's mean over the people, with its deviation unless it counts."""
     mean = summary["mean"][name]
-    if name in evaluate.COUNTS:
+    if _counts(name):
         return f"{mean:g}"
     return plus_minus(mean, summary["deviation"].get(name))
 

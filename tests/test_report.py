@@ -65,7 +65,9 @@ def test_mean_and_deviation_is_the_sample_s():
 
 
 def test_table_says_where_no_face_was_found_and_whose_judgement_it_is():
-    lines = report.table({"id_dlib": None, "id_kept_dlib": 0.5}).splitlines()
+    values = {"id_dlib": None, "id_kept_dlib": 0.5, "no_face_dlib": 3}
+    lines = report.table(values).splitlines()
+    assert lines[2].split()[:2] == ["no_face_dlib", "3"]
     assert lines[0].split()[:3] == ["id_dlib", "no", "face"]
     assert lines[0].endswith(MEASURES["id"] + ", by dlib")
     assert lines[1].endswith(MEASURES["id_kept"] + ", by dlib")
