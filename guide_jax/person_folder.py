@@ -33,6 +33,20 @@ class Codes(NamedTuple):
     tests: np.ndarray
 
 
+class Stored(NamedTuple):
+    """What a training made.
+
+    Attributes:
+        generator: the one that forgot.
+        codes: the person's.
+        about: the training's notes.
+    """
+
+    generator: nnx.Module
+    codes: Codes
+    about: dict
+
+
 class PersonFolder:
     """The folder of one person's results.
 
@@ -73,7 +87,7 @@ class PersonFolder:
         return StepLog(self._log_path(training))
 
     def finish(self, forgetful: nnx.Module, codes: Codes, about: Mapping) -> None:
-        """Stores what a training made; from then on `training` tells of it.
+        """Stores what a training made; from then on `stored` returns it.
 
         Args:
             forgetful: the generator.
@@ -86,12 +100,13 @@ class PersonFolder:
         self._save_arrays(CODES, codes._asdict() | {"training": training})
         save_network(self.path / GENERATOR, forgetful, about=about)
 
-    def training(self) -> str | None:
-        """Returns what training made the stored generator; None if none is whole."""
+    def stored(self, training: str) -> Stored | None:
+        """Returns what this training made; None if that is not there, or not whole."""
         try:
-            return self.load()[2]["training"]
+            stored = self.load()
         except InputError:
             return None
+        return stored if stored.about["training"] == training else None
 
     def settle(self, training: str) -> None:
         """Ends a training whose generator is stored: its steps are final."""
@@ -116,8 +131,8 @@ class PersonFolder:
 
     # Afterwards ----------------------------------------------------------------------
 
-    def load(self) -> tuple[nnx.Module, Codes, dict]:
-        """Returns the generator that forgot, the codes, and the training's notes.
+    def load(self) -> Stored:
+        """Returns what is stored, by whatever training.
 
         Raises:
             InputError: they are not all there, or not whole.
@@ -130,7 +145,7 @@ class PersonFolder:
             about = read_about(self.path / GENERATOR)
             if about["training"] != training:
                 raise ValueError(f"{CODES} is of another training than {GENERATOR}")
-            return generator, codes, about
+            return Stored(generator, codes, about)
         # Damaged archives make zipfile and numpy raise anything.
         except Exception as error:
             raise InputError(

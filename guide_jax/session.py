@@ -17,7 +17,7 @@ from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
 from guide_jax.losses import Judges, LossWeights, PairWeights
 from guide_jax.people import Person
-from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder
+from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
 from guide_jax.unlearn import Draws, Unlearner
 
 
@@ -126,16 +126,18 @@ class Session:
         """
         who = fingerprint.of_person(person, self._config.source, self._hashes)
         if mode == "evaluate":
-            return self._measure(person, who, folder)
+            return self._measure(person, who, folder, folder.load())
         training = fingerprint.of_training(self._config, who, self._hashes)
         results = folder.results()
         if results and results["ids"] == self._ids(training):
             print(f"{person.title} is done already, with these settings: {folder.path}")
             return results
-        if folder.training() != training:
+        stored = folder.stored(training)
+        if stored is None:
             self._train(person, who, folder, training)
+            stored = folder.load()
         folder.settle(training)
-        return self._measure(person, who, folder)
+        return self._measure(person, who, folder, stored)
 
     def _ids(self, training: str) -> dict[str, str]:
         return {"training": training, "measures": self._measures}
@@ -225,8 +227,10 @@ class Session:
 
     # Measures ------------------------------------------------------------------------
 
-    def _measure(self, person: Person, who: str, folder: PersonFolder) -> dict:
-        forgetful, codes, about = folder.load()
+    def _measure(
+        self, person: Person, who: str, folder: PersonFolder, stored: Stored
+    ) -> dict:
+        forgetful, codes, about = stored
         if about["who"] != who or about["generator"] != self._hashes["generator"]:
             raise InputError(
                 f"{folder.path}: holds how {about['person']} was forgotten; that is not"
