@@ -233,7 +233,7 @@ def test_malicious_file_is_one_line(tmp_path, capsys):
 def give(monkeypatch, contents):
     """Lets `read` return contents by file name."""
     monkeypatch.setattr(jobs, "read", lambda path: contents[Path(path).name])
-    monkeypatch.setattr(cli, "_sha256", lambda path: "")
+    monkeypatch.setattr(cli.fingerprint, "of_file", lambda path: "")
 
 
 def test_incomplete_network_writes_nothing(tmp_path, capsys, monkeypatch):
