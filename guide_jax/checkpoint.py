@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -113,7 +114,8 @@ def save_network(
         if path.suffix == ".npz":
             _write_npz(part, {HEADER: np.array(json.dumps(header)), **leaves})
         else:
-            ocp.save(part, leaves, custom_metadata=header)
+            with _alone():
+                ocp.save(part, leaves, custom_metadata=header)
         put(part, path)
     finally:
         _remove(part)
@@ -193,7 +195,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no network there")
     try:
         if path.is_dir():
-            header = ocp.metadata(path).custom_metadata
+            with _alone():
+                header = ocp.metadata(path).custom_metadata
         else:
             # Opened here: given a path, numpy leaves a damaged file open.
             with path.open("rb") as file, np.load(file) as archive:
@@ -208,7 +211,8 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _read_leaves(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        return ocp.load(path)
+        with _alone():
+            return ocp.load(path)
     with path.open("rb") as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files if name != HEADER}
 
@@ -227,6 +231,9 @@ class Keeper:
 
     A state is stored under what it belongs to; one of another training is not gone on
     from, and a damaged one neither.
+
+    Attributes:
+        every: steps between two savings; 0 for none.
     """
 
     def __init__(self, path: Path, belongs_to: str, every: int):
@@ -239,28 +246,26 @@ class Keeper:
         """
         self._path, self._belongs_to = Path(path).absolute(), belongs_to
         self._part = self._path.with_name(f"{self._path.name}.part")
-        self._every = every
-
-    def due(self, step: int) -> bool:
-        """Says whether the state after so many steps is to be saved."""
-        return self._every > 0 and step % self._every == 0
+        self.every = every
 
     def save(self, state: Any) -> None:
-        """Stores a tree of arrays in the last one's place, once it is whole."""
+        """Stores a tree of NumPy arrays in the last one's place, once it is whole."""
         about = {"belongs_to": self._belongs_to}
-        ocp.save(self._part, state, custom_metadata=about, overwrite=True)
+        with _alone():
+            ocp.save(self._part, state, custom_metadata=about, overwrite=True)
         put(self._part, self._path)
 
     def load(self, fresh: Any) -> Any:
-        """Returns the stored tree, or `fresh`, which has its structure."""
+        """Returns the stored tree, of NumPy arrays, or `fresh`, which is like it."""
         # A program that was killed while renaming leaves a whole one by another name.
         for path in (self._path, self._part, _old(self._part)):
             if not path.exists():
                 continue
             try:
-                about = ocp.metadata(path).custom_metadata
-                if about == {"belongs_to": self._belongs_to}:
-                    return ocp.load(path, fresh)
+                with _alone():
+                    about = ocp.metadata(path).custom_metadata
+                    if about == {"belongs_to": self._belongs_to}:
+                        return ocp.load(path, jax.tree.map(_room, fresh))
             except Exception as error:  # a damaged folder makes Orbax raise anything
                 logging.warning("%s can't be read, not gone on from: %s", path, error)
         return fresh
@@ -269,6 +274,19 @@ class Keeper:
         """Removes what is stored."""
         for path in (self._path, self._part, _old(self._part)):
             _remove(path)
+
+
+def _alone() -> ocp.Context:
+    """Orbax without the other processes of a run: it would wait for them."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}
+    )
+    return ocp.Context(multiprocessing_options=options)
+
+
+def _room(array: jax.Array) -> np.ndarray:
+    return np.empty(array.shape, array.dtype)
 
 
 def _old(part: Path) -> Path:

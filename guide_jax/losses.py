@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from guide_jax import target
@@ -95,13 +96,16 @@ def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) ->
         synthesis: the student's or the source's.
         w: the latents.
         judges: frozen networks.
-        num_pairs: 1 + N_a, how many of the first images are embedded.
+        num_pairs: how many of the first images are embedded; 1 + N_a of a whole step.
     """
     images, activations = synthesis(w)
+    embeddings = jnp.zeros((0, 1), images.dtype)
+    if num_pairs:  # a device may have nobody's
+        embeddings = arcface.embed(judges.identity, images[:num_pairs])
     return Views(
         activations[synthesis.feature_name],
         judges.lpips.features(images),
-        arcface.embed(judges.identity, images[:num_pairs]),
+        embeddings,
     )
 
 
@@ -136,35 +140,49 @@ def differences(student: Views, source: Views, lpips_distance: Callable) -> Diff
     )
 
 
-def unlearning_loss(
-    found: Differences, weights: LossWeights
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of one step.
+def factors(weights: LossWeights, num_adjacent: int, num_global: int) -> Differences:
+    """What each difference of a step counts for: the loss is their sum by these.
+
+    Returns:
+        `[1 + N_a]`, `[1 + N_a + N_g]` and `[1 + N_a]`, float32, on the host.
+    """
+    parts = [weights.local] + [weights.adjacency] * num_adjacent
+    mse, lpips, identity = (
+        [part.total * getattr(part, name) for part in parts]
+        for name in ("mse", "lpips", "identity")
+    )
+    lpips += [weights.global_] * num_global
+    return Differences(*(np.asarray(x, np.float32) for x in (mse, lpips, identity)))
+
+
+def weighted_sum(found: Differences, by: Differences) -> jax.Array:
+    """The loss of some pairs: their differences by what `factors` gives for them."""
+    return sum(jnp.sum(x * factor) for x, factor in zip(found, by, strict=True))
+
+
+def loss_terms(found: Differences, weights: LossWeights) -> dict[str, jax.Array]:
+    """The loss of one step, and what it is made of.
 
     Args:
-        found: the pairs' differences.
+        found: the differences of all pairs.
         weights: of every part.
 
     Returns:
-        The loss and its terms by name: "mse", "lpips" `[N]`, "id" (for each pair), and
-        the sums "local", "adjacency", "global", "total".
+        By name: "mse", "lpips" `[N]`, "id" (for each pair), and the sums "local",
+        "adjacency", "global" and "total", the loss.
     """
-    mse, lpips, identity = found
-    pairs = len(identity)
+    pairs = len(found.identity)
+    by = factors(weights, pairs - 1, len(found.lpips) - pairs)
 
-    def weighted(part: PairWeights) -> jax.Array:
-        return part.mse * mse + part.lpips * lpips[:pairs] + part.identity * identity
+    def part(rows: slice) -> jax.Array:
+        return weighted_sum(*(Differences(*(x[rows] for x in y)) for y in (found, by)))
 
-    local = weights.local.total * weighted(weights.local)[0]
-    adjacency = weights.adjacency.total * jnp.sum(weighted(weights.adjacency)[1:])
-    global_ = weights.global_ * jnp.sum(lpips[pairs:])
-    total = local + adjacency + global_
-    return total, {
-        "mse": mse,
-        "lpips": lpips,
-        "id": identity,
-        "local": local,
-        "adjacency": adjacency,
-        "global": global_,
-        "total": total,
+    # Beyond the pairs there are people who are compared by LPIPS alone.
+    terms = {
+        "local": part(slice(1)),
+        "adjacency": part(slice(1, pairs)),
+        "global": part(slice(pairs, None)),
     }
+    mse, lpips, identity = found
+    of_pairs = {"mse": mse, "lpips": lpips, "id": identity}
+    return of_pairs | terms | {"total": sum(terms.values())}

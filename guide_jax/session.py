@@ -18,7 +18,8 @@ from guide_jax.fid_measure import FidMeasure
 from guide_jax.losses import Judges, LossWeights, PairWeights
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
-from guide_jax.unlearn import Draws, Unlearner
+from guide_jax.step import Draws
+from guide_jax.unlearn import Unlearner
 
 
 class Session:

@@ -1,256 +1,24 @@
-"""The unlearning run: a student forgets, a frozen source remembers (section 3.3).
+"""The unlearning run: a student forgets, step by step, a frozen source remembers."""
 
-The generator is split once into trainable and frozen leaves; each step draws its
-latents, takes one batched pass through the student and one through the source, and
-moves the synthesis network's parameters, and no others, with Adam.
-"""
-
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from tqdm import tqdm
 
+from guide_jax import hosts
 from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
-from guide_jax.losses import (
-    Differences,
-    Judges,
-    Latents,
-    LossWeights,
-    PairWeights,
-    Views,
-    differences,
-    step_latents,
-    unlearning_loss,
-    view,
-)
+from guide_jax.losses import Judges, LossWeights
+from guide_jax.parallel import Team, make_frugal_step, make_train_step
+from guide_jax.step import Draws, fresh, make_trainer
 
 Tree = Any
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How a step's random latents are drawn.
-
-    Attributes:
-        num_adjacent: N_a.
-        num_global: N_g.
-        alpha_max: the adjacency step's length is uniform in [0, alpha_max).
-        psi: truncation of the random latents; the paper's is 1.
-    """
-
-    num_adjacent: int = 2
-    num_global: int = 2
-    alpha_max: float = 15.0
-    psi: float = 1.0
-
-
 PUBLISHED_WEIGHTS = LossWeights()
 PUBLISHED_DRAWS = Draws()
-
-
-class Trainer(NamedTuple):
-    """A generator, split, with what is needed to train it.
-
-    Attributes:
-        graph: structure of the synthesis network.
-        source: its published parameters, which stay.
-        rest: its leaves that are not trained (stored noise).
-        judges: (graph, leaves) of the frozen judges.
-        mapping: (graph, leaves) of the frozen mapping network.
-        tx: the optimizer.
-        weights: of the losses.
-    """
-
-    graph: nnx.GraphDef
-    source: Tree
-    rest: Tree
-    judges: tuple[nnx.GraphDef, Tree]
-    mapping: tuple[nnx.GraphDef, Tree]
-    tx: optax.GradientTransformation
-    weights: LossWeights
-
-    def constants(self) -> dict[str, Tree]:
-        """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
-        return {
-            "source": self.source,
-            "rest": self.rest,
-            "judges": self.judges[1],
-            "mapping": self.mapping[1],
-        }
-
-
-def make_trainer(
-    generator: nnx.Module,
-    judges: Judges,
-    weights: LossWeights,
-    learning_rate: float,
-) -> tuple[Trainer, Tree]:
-    """Splits a generator for training.
-
-    Returns:
-        The trainer, and the student's parameters: a copy of the source's.
-    """
-    graph, source, rest = nnx.split(generator.synthesis, nnx.Param, ...)
-    trainer = Trainer(
-        graph=graph,
-        source=source,
-        rest=rest,
-        judges=_split_judges(judges),
-        mapping=nnx.split(generator.mapping),
-        tx=optax.adam(learning_rate),
-        weights=weights,
-    )
-    # A copy, because the step donates the student's buffers.
-    return trainer, jax.tree.map(jnp.copy, source)
-
-
-def _split_judges(judges: Judges):
-    return nnx.split(nnx.Dict(judges._asdict()))
-
-
-def loss_fn(
-    trainer: Trainer,
-    student: Tree,
-    constants: dict[str, Tree],
-    latents: Latents,
-    num_pairs: int,
-    weights: LossWeights | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of one step and its terms, for given latents.
-
-    Args:
-        trainer: from `make_trainer`.
-        student: the trainable parameters.
-        constants: `trainer.constants()`.
-        latents: `[1 + N_a + N_g, L, D]` for student and source.
-        num_pairs: 1 + N_a.
-        weights: if not the trainer's.
-    """
-    merged = nnx.merge(trainer.judges[0], constants["judges"])
-    judges = Judges(merged["lpips"], merged["identity"])
-
-    def views(parameters: Tree, w: jax.Array) -> Views:
-        synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, num_pairs)
-
-    source = jax.lax.stop_gradient(views(constants["source"], latents.source))
-    mine = views(student, latents.student)
-    found = differences(mine, source, judges.lpips.distance)
-    return unlearning_loss(found, weights or trainer.weights)
-
-
-def step_on(
-    trainer: Trainer,
-    student: Tree,
-    opt_state: Tree,
-    constants: dict[str, Tree],
-    latents: Latents,
-    num_pairs: int,
-) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-    """One Adam step on given latents; returns (student, opt_state, terms before it)."""
-    gradient = jax.grad(
-        lambda student: loss_fn(trainer, student, constants, latents, num_pairs),
-        has_aux=True,
-    )
-    grads, terms = gradient(student)
-    updates, opt_state = trainer.tx.update(grads, opt_state, student)
-    return optax.apply_updates(student, updates), opt_state, terms
-
-
-def draw_latents(
-    mapping: nnx.Module,
-    key: jax.Array,
-    w_u: jax.Array,
-    w_target: jax.Array,
-    draws: Draws,
-    z_dim: int,
-) -> Latents:
-    """Draws one step's latents; the mapping is frozen, one for student and source."""
-    key_z, key_alpha = jax.random.split(key)
-    count = draws.num_adjacent + draws.num_global
-    z = jax.random.normal(key_z, (count, z_dim))
-    w_r = mapping(z, psi=draws.psi)  # [N_a + N_g, L, D]
-    alpha = jax.random.uniform(key_alpha, (draws.num_adjacent,)) * draws.alpha_max
-    w_ra, w_rg = w_r[: draws.num_adjacent], w_r[draws.num_adjacent :]
-    return step_latents(w_u, w_target, w_ra, alpha, w_rg)
-
-
-def make_train_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
-    """Returns the jitted step.
-
-    Its arguments are (student, opt_state, constants, w_u, w_target, key); the first two
-    are donated. It returns (student, opt_state, terms).
-    """
-
-    def train_step(student, opt_state, constants, w_u, w_target, key):
-        mapping = nnx.merge(trainer.mapping[0], constants["mapping"])
-        latents = draw_latents(mapping, key, w_u, w_target, draws, z_dim)
-        num_pairs = 1 + draws.num_adjacent
-        return step_on(trainer, student, opt_state, constants, latents, num_pairs)
-
-    return jax.jit(train_step, donate_argnums=(0, 1))
-
-
-def make_frugal_step(trainer: Trainer, draws: Draws, z_dim: int) -> Callable:
-    """As `make_train_step`, in the memory of one pair.
-
-    The loss is a sum over pairs, so its gradient is the sum of theirs: one program
-    takes a pair forward and back, another adds it up.
-    """
-    weights = trainer.weights
-    none = PairWeights(0.0, 0.0, 0.0, 0.0)
-    for_others = PairWeights(0.0, weights.global_, 0.0)  # by LPIPS alone
-
-    @jax.jit
-    def draw(constants, w_u, w_target, key):
-        mapping = nnx.merge(trainer.mapping[0], constants["mapping"])
-        return draw_latents(mapping, key, w_u, w_target, draws, z_dim)
-
-    @functools.partial(jax.jit, static_argnames="part", donate_argnums=1)
-    def pair(student, total, constants, latents, part):
-        # A pair of its own is a step's first one.
-        alone = LossWeights(part, none, 0.0)
-        gradient = jax.grad(
-            lambda x: loss_fn(trainer, x, constants, latents, 1, alone), has_aux=True
-        )
-        grads, terms = gradient(student)
-        found = Differences(terms["mse"], terms["lpips"], terms["id"])
-        return jax.tree.map(jnp.add, total, grads), found
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(student, opt_state, grads):
-        updates, opt_state = trainer.tx.update(grads, opt_state, student)
-        return optax.apply_updates(student, updates), opt_state
-
-    @jax.jit
-    def terms_of(found):
-        pairs = 1 + draws.num_adjacent
-        mse, lpips, identity = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-        found = Differences(mse[:pairs], lpips, identity[:pairs])
-        return unlearning_loss(found, weights)[1]
-
-    def train_step(student, opt_state, constants, w_u, w_target, key):
-        latents = draw(constants, w_u, w_target, key)
-        parts = [weights.local] + [weights.adjacency] * draws.num_adjacent
-        parts += [for_others] * draws.num_global
-        total, found = jax.tree.map(jnp.zeros_like, student), []
-        for i, part in enumerate(parts):
-            one = Latents(*(w[i : i + 1] for w in latents))
-            total, differences_of_one = pair(student, total, constants, one, part)
-            found.append(differences_of_one)
-        student, opt_state = update(student, opt_state, total)
-        return student, opt_state, terms_of(found)
-
-    return train_step
 
 
 class Unlearner:
@@ -265,6 +33,8 @@ class Unlearner:
         weights: LossWeights = PUBLISHED_WEIGHTS,
         draws: Draws = PUBLISHED_DRAWS,
         frugal: bool = False,
+        team: Team | None = None,
+        line: int | None = None,
     ):
         """Prepares the step.
 
@@ -275,12 +45,15 @@ class Unlearner:
             weights: of the losses.
             draws: of the random latents.
             frugal: takes one pair at a time, to save memory.
+            team: the devices that share each step; by default JAX's first one.
+            line: of the terminal, for the progress bar, where others have some too.
         """
-        self._generator = generator
-        self._trainer, _ = make_trainer(generator, judges, weights, learning_rate)
-        self._constants = self._trainer.constants()
+        self._generator, self._line = generator, line
+        self._team = team or Team()
+        self._trainer = make_trainer(generator, judges, weights, learning_rate)
+        self._constants = self._team.replicate(self._trainer.constants())
         make = make_frugal_step if frugal else make_train_step
-        self._step = make(self._trainer, draws, generator.z_dim)
+        self._step = make(self._trainer, draws, self._team)
         graph = self._trainer.graph
 
         @jax.jit
@@ -288,6 +61,7 @@ class Unlearner:
             return nnx.merge(graph, student, rest)(w)[0]
 
         self._image = image
+        self._within = False  # a step, that others may wait in
 
     def __call__(
         self,
@@ -316,59 +90,124 @@ class Unlearner:
         Raises:
             UnlearningError: a loss, or the image after the last step, is not finite.
         """
-        state = self._begin(key, keeper)
-        first = int(state["step"])
-        student, opt_state = state["student"], state["opt_state"]
-        with tqdm(total=steps, initial=first, desc="forgetting", unit="step") as bar:
+        state = keeper.load(self._fresh(key)) if keeper else self._fresh(key)
+        first, every = int(state["step"]), keeper.every if keeper else 0
+        order = _Order(w_u, w_target, state["key"], first, steps, every)
+        with tqdm(
+            total=steps,
+            initial=first,
+            desc="forgetting",
+            unit="step",
+            position=self._line,
+            leave=self._line is None,
+        ) as bar:
             bar.set_postfix_str("compiling the step")
 
-            def report(step: int, terms: dict[str, jax.Array]) -> None:
-                summary = summarise(jax.device_get(terms))
-                if not np.isfinite(summary["total"]):
-                    raise UnlearningError(
-                        f"the loss is {summary['total']} at step {step}: nothing of it"
-                        " was kept; a lower learning rate may help"
-                    )
+            def report(step: int, summary: dict[str, float]) -> None:
                 if step == first:
                     bar.unpause()  # the compilation is no measure of what is to come
                 bar.update()
                 bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
                 on_step(step, summary)
 
-            waiting = []  # reading a step's terms one step late doesn't wait for it
-            for i in range(first, steps):
-                student, opt_state, terms = self._step(
-                    student,
-                    opt_state,
-                    self._constants,
-                    w_u,
-                    w_target,
-                    jax.random.fold_in(key, i),
-                )
-                waiting.append((i, terms))
-                due = keeper is not None and keeper.due(i + 1)
-                while len(waiting) > (0 if due else 1):
-                    report(*waiting.pop(0))
-                if due and i + 1 < steps:
-                    self._check_image(student, w_u)
-                    keeper.save(_state(i + 1, key, student, opt_state))
-            for late in waiting:
-                report(*late)
-        # A step's loss is measured before its update: this looks at the last one's.
-        self._check_image(student, w_u)
+            student = self._take(order, state, report, keeper and keeper.save)
         forgetful = nnx.clone(self._generator)
         # A copy, so that not even the stored noise is shared with the original.
         rest = self._trainer.rest
         forgetful.synthesis = nnx.merge(self._trainer.graph, student, rest, copy=True)
         return forgetful
 
-    def _begin(self, key: jax.Array, keeper: Keeper | None) -> Tree:
-        # A copy, because the step donates the student's buffers.
-        student = jax.tree.map(jnp.copy, self._trainer.source)
-        state = _state(0, key, student, self._trainer.tx.init(student))
-        return keeper.load(state) if keeper else state
+    # With other processes ------------------------------------------------------------
 
-    def _check_image(self, student: Tree, w_u: jax.Array) -> None:
+    def follow(self) -> None:
+        """Takes part in all steps of the first process, in one that isn't the first."""
+        while True:
+            try:
+                state = self._fresh(jax.random.key(0))  # anew: the steps overwrite it
+                if self._take(self._no_order(), state) is None:
+                    return
+            except UnlearningError:
+                pass  # the first process has it too, and reports it
+
+    def dismiss(self) -> None:
+        """Lets the others' `follow` end, unless they wait within a step."""
+        if not self._within:
+            hosts.agree(self._no_order())
+
+    def _no_order(self) -> "_Order":
+        w = np.zeros((1, self._generator.num_ws, self._generator.w_dim), np.float32)
+        return _Order(w, w, np.asarray(jax.random.key_data(jax.random.key(0))))
+
+    # The steps -----------------------------------------------------------------------
+
+    def _take(
+        self,
+        order: "_Order",
+        state: Tree,
+        report: Callable[[int, dict[str, float]], None] = lambda step, summary: None,
+        save: Callable[[Tree], None] | None = None,
+    ) -> Tree | None:
+        """Takes the steps that the first process orders.
+
+        Args:
+            order: the first process's counts.
+            state: after so many steps as the order says; of the first process.
+            report: called with a step's number and summary.
+            save: called with a state on the host.
+
+        Returns:
+            The student; None where the order is to end.
+        """
+        order = hosts.agree(jax.tree.map(np.asarray, order))
+        if order.steps < 0:
+            return None
+        if order.first:
+            state = hosts.agree(state)
+        self._within = True
+        try:
+            student = self._steps(order, state, report, save)
+        except UnlearningError:  # in all processes alike
+            self._within = False
+            raise
+        self._within = False
+        return student
+
+    def _steps(self, order, state, report, save) -> Tree:
+        first, steps, every = (int(x) for x in (order.first, order.steps, order.every))
+        team = self._team
+        student, opt_state = team.replicate((state["student"], state["opt_state"]))
+        codes = team.replicate((order.w_u, order.w_target))
+        key = team.replicate(jax.random.wrap_key_data(order.key))
+        waiting = []  # reading a step's terms one step late doesn't wait for it
+
+        def read(late: int) -> None:
+            while len(waiting) > late:
+                step, terms = waiting.pop(0)
+                report(step, _checked(step, summarise(jax.device_get(terms))))
+
+        for i in range(first, steps):
+            student, opt_state, terms = self._step(
+                student, opt_state, self._constants, *codes, key, np.int32(i)
+            )
+            waiting.append((i, terms))
+            due = every > 0 and (i + 1) % every == 0 and i + 1 < steps
+            read(0 if due else 1)
+            if due:
+                self._check_image(student, order.w_u)
+                if save:
+                    state = _state(i + 1, order.key, student, opt_state)
+                    save(jax.device_get(state))
+        read(0)
+        # A step's loss is measured before its update: this looks at the last one's.
+        self._check_image(student, order.w_u)
+        return team.first(student)
+
+    def _fresh(self, key: jax.Array) -> Tree:
+        student, opt_state = fresh(self._trainer, self._constants["source"])
+        return _state(0, jax.random.key_data(key), student, opt_state)
+
+    def _check_image(self, student: Tree, w_u: np.ndarray) -> None:
+        student = self._team.first(student)
         if not np.isfinite(self._image(student, self._trainer.rest, w_u)).all():
             raise UnlearningError(
                 "training left a generator whose images are not finite: nothing of it"
@@ -376,10 +215,30 @@ class Unlearner:
             )
 
 
-def _state(step: int, key: jax.Array, student: Tree, opt_state: Tree) -> Tree:
+class _Order(NamedTuple):
+    """What the first process tells the others: whom, and which steps."""
+
+    w_u: np.ndarray
+    w_target: np.ndarray
+    key: np.ndarray
+    first: int = 0
+    steps: int = -1  # below 0: that was all
+    every: int = 0  # steps between two states that are kept
+
+
+def _checked(step: int, summary: dict[str, float]) -> dict[str, float]:
+    if not np.isfinite(summary["total"]):
+        raise UnlearningError(
+            f"the loss is {summary['total']} at step {step}: nothing of it was kept; a"
+            " lower learning rate may help"
+        )
+    return summary
+
+
+def _state(step: int, key: np.ndarray, student: Tree, opt_state: Tree) -> Tree:
     return {
         "step": np.asarray(step, np.int64),
-        "key": jax.random.key_data(key),
+        "key": np.asarray(key),
         "student": student,
         "opt_state": opt_state,
     }

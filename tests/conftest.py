@@ -1,10 +1,16 @@
-"""Test-wide settings: full-precision matrix products, and programs compiled once."""
+"""Test-wide settings: eight devices, full-precision products, programs compiled once."""
 
 import atexit
+import os
 import shutil
 import tempfile
 
-import jax
+# Before JAX looks: it takes the CPU for so many devices.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 

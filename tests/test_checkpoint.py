@@ -260,12 +260,6 @@ def test_a_state_that_was_being_renamed_is_found(tmp_path, name):
     assert left.exists() == name.startswith(".")
 
 
-def test_a_state_is_due_every_so_many_steps(tmp_path):
-    keeper = Keeper(tmp_path, "me", 3)
-    assert [step for step in range(1, 8) if keeper.due(step)] == [3, 6]
-    assert not any(Keeper(tmp_path, "me", 0).due(step) for step in range(9))
-
-
 def test_a_hash_of_a_network_changes_with_its_numbers_and_its_config():
     first = network_hash(identity(0))
     assert first == network_hash(identity(0))

@@ -7,7 +7,7 @@ from configs import default, demo, demo_128, ffhq, mobile_ffhq
 from guide_jax import experiment, session
 from guide_jax.errors import InputError
 from guide_jax.losses import LossWeights, PairWeights
-from guide_jax.unlearn import Draws
+from guide_jax.step import Draws
 
 
 def test_default_settings_are_the_paper_s():

@@ -11,7 +11,8 @@ from flax import nnx
 from golden_data import nchw
 
 from convert import arcface, lpips, rules, stylegan2
-from guide_jax import losses, target, unlearn
+from guide_jax import losses, parallel, target
+from guide_jax.step import make_trainer
 
 FIXTURE = "guide_step_2d_tiny"
 PAIRS = ("local", "adj0", "adj1")
@@ -69,12 +70,12 @@ def golden_run():
         lpips=fixture.info["lambdas"]["lpips"],
         identity=fixture.info["lambdas"]["id"],
     )
-    trainer, student = unlearn.make_trainer(
+    trainer = make_trainer(
         generator, judges, losses.LossWeights(weights, weights), fixture.info["lr"]
     )
     latents, _ = golden_latents()
-    step = jax.jit(lambda s, o, c, x: unlearn.step_on(trainer, s, o, c, x, 3))
-    opt_state = trainer.tx.init(student)
+    step = jax.jit(lambda s, o, c, x: parallel.step_on(trainer, s, o, c, x, 2))
+    student, opt_state = trainer.source, trainer.tx.init(trainer.source)
     start, grads, students, terms = student, [], [], []
     for _ in range(4):
         mu = opt_state[0].mu

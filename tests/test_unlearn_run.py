@@ -10,7 +10,9 @@ from flax import nnx
 from guide_jax import unlearn
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import LossWeights, PairWeights
-from guide_jax.unlearn import Draws, Unlearner
+from guide_jax.parallel import Team
+from guide_jax.step import Draws, draw_latents, fresh, make_trainer
+from guide_jax.unlearn import Unlearner
 
 RNG = np.random.default_rng(7)
 W_U, W_TARGET = (
@@ -31,9 +33,9 @@ def _compile_once():
     """The step's arguments are all that differs between these runs."""
     make, made = unlearn.make_train_step, {}
 
-    def once(trainer, draws, z_dim):
+    def once(trainer, draws, team):
         assert trainer.weights == LossWeights()
-        return made.setdefault((trainer.graph, draws), make(trainer, draws, z_dim))
+        return made.setdefault((trainer.graph, draws), make(trainer, draws, team))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unlearn, "make_train_step", once)
@@ -141,8 +143,8 @@ def test_a_loss_of_nan_ends_the_run_with_one_line(generator):
 
 
 def test_a_last_step_that_breaks_the_generator_is_an_error_too(generator, monkeypatch):
-    def ruin(trainer, draws, z_dim):
-        def step(student, opt_state, constants, w_u, w_target, key):
+    def ruin(trainer, draws, team):
+        def step(student, opt_state, constants, w_u, w_target, key, i):
             terms = dict.fromkeys(("total", "local", "adjacency", "global"), 1.0)
             ruined = jax.tree.map(lambda x: x * 1e30, student)
             return ruined, opt_state, terms | {"id": np.ones(3)}
@@ -159,9 +161,9 @@ def keys(monkeypatch):
     """Replaces the step by one that counts, and keeps the keys that it was given."""
     given = []
 
-    def fake(trainer, draws, z_dim):
-        def step(student, opt_state, constants, w_u, w_target, key):
-            given.append(key)
+    def fake(trainer, draws, team):
+        def step(student, opt_state, constants, w_u, w_target, key, i):
+            given.append((key, int(i)))
             total = np.nan if len(given) == 5 else float(len(given))
             names = ("total", "local", "adjacency", "global")
             terms = dict.fromkeys(names, jnp.float32(total))
@@ -192,18 +194,18 @@ def test_steps_before_a_nan_are_reported(generator, keys):
 
 def test_step_i_draws_from_the_key_folded_with_i(generator, keys):
     run(generator, steps=3, seed=5)
-    for i, key in enumerate(keys):
-        assert key == jax.random.fold_in(jax.random.key(5), i)
+    assert [i for _, i in keys] == [0, 1, 2]
+    assert all(key == jax.random.key(5) for key, _ in keys)
 
 
 def draw(generator, draws, seed=0):
-    return tiny.jitted(
-        generator.mapping,
-        lambda mapping, key: unlearn.draw_latents(
-            mapping, key, W_U, W_TARGET, draws, 8
-        ),
-        jax.random.key(seed),
+    trainer = make_trainer(generator, tiny.judges(), LossWeights(), 1e-4)
+    program = jax.jit(
+        lambda constants, key: draw_latents(
+            trainer, constants, draws, W_U, W_TARGET, key
+        )
     )
+    return program(trainer.constants(), jax.random.key(seed))
 
 
 def test_steps_to_adjacent_codes_are_uniform_up_to_alpha_max(generator):
@@ -243,12 +245,13 @@ def test_frugal_steps_are_the_same_but_for_rounding(generator):
     )
     draws, results = Draws(2, 2), []
     for make in (MAKE_STEP, unlearn.make_frugal_step):
-        trainer, student = unlearn.make_trainer(generator, tiny.judges(), weights, 1e-2)
-        step, opt_state = make(trainer, draws, 8), trainer.tx.init(student)
+        trainer = make_trainer(generator, tiny.judges(), weights, 1e-2)
+        step = make(trainer, draws, Team())
+        student, opt_state = fresh(trainer, trainer.source)
         for i in range(2):
             student, opt_state, terms = step(
                 student, opt_state, trainer.constants(), W_U, W_TARGET,
-                jax.random.fold_in(jax.random.key(3), i),
+                jax.random.key(3), np.int32(i),
             )  # fmt: skip
         results.append((opt_state[0].mu, terms))
     (whole, terms), (frugal, frugal_terms) = results
