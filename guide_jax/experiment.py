@@ -1,23 +1,29 @@
 """A run from its config: people, targets, unlearning, measures, pictures."""
 
+import functools
+import itertools
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from guide_jax import people, report, target
+from guide_jax import hosts, parallel, people, report, target
 from guide_jax.align import ALIGNMENTS
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.networks import load_networks
 from guide_jax.page import page
+from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, RESULTS, PersonFolder
 from guide_jax.render import render
-from guide_jax.session import Session
+from guide_jax.session import Session, draws_of
 from guide_jax.summary import Done, Failed, summarise, to_csv
+from guide_jax.workers import Worker, spread, worker_on
 
 MODES = "unlearn", "evaluate", "render"
 TABLE, PAGE = "results.csv", "report.html"
@@ -51,6 +57,7 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     check(config)
     if mode not in MODES:
         raise InputError(f"--mode={mode}: known are {', '.join(MODES)}")
+    _keep_programs(Path(config.cache))
     with jax.default_matmul_precision(config.precision):
         if mode == "render":
             return {"files": [str(path) for path in render(config, workdir)]}
@@ -61,58 +68,121 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
                 f"the results would go to {workdir}, within the photos' folder, and be"
                 " taken for people the next time; choose another --workdir"
             )
-        session = Session(config, load_networks(config))
-        if len(listed) == 1:
-            results = session.person(listed[0], PersonFolder(workdir), mode)
-            done = Done(results, workdir)
-            _write(workdir, [done], [], config)
-            print(report.table(done.results))
-            print(f"{workdir / PICTURE} shows it; all results are in {workdir}")
-            return done.results
-        return _many(config, session, listed, workdir, mode)
+        devices = _devices(config, mode)
+        networks = load_networks(config)
+        if config.parallel.over == "people":
+            on = [worker_on(*x, config, networks) for x in enumerate(devices)]
+            return _people(config, on[: len(listed)], listed, workdir, mode)
+        session = Session(config, networks, team=Team(devices))
+        if not hosts.is_first():
+            session.follow()
+            return {}
+        try:
+            return _people(config, [session.person], listed, workdir, mode)
+        finally:
+            session.dismiss()
 
 
-def _many(
+def _keep_programs(cache: Path) -> None:
+    """Has JAX keep compiled programs, unless it is told elsewhere already."""
+    if not jax.config.jax_compilation_cache_dir:
+        folder = str(cache.resolve() / "programs")
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def _devices(config: ConfigDict, mode: str) -> list[jax.Device]:
+    """Returns the devices of all processes that the config asks for.
+
+    Raises:
+        InputError: they can't share the work in that way.
+    """
+    settings, processes = config.parallel, jax.process_count()
+    if processes > 1 and (mode != "unlearn" or settings.over == "people"):
+        what = "--mode=unlearn" if mode != "unlearn" else "config.parallel.over=latents"
+        raise InputError(
+            f"there are {processes} processes, which share the steps of a training:"
+            f" only {what} needs them"
+        )
+    devices = parallel.devices_of(settings.devices)
+    if mode == "unlearn" and settings.over == "latents":
+        parallel.check(draws_of(config.loss), len(devices))
+    return devices
+
+
+def _people(
     config: ConfigDict,
-    session: Session,
+    workers: list[Worker],
     listed: list[Person],
     workdir: Path,
     mode: str,
 ) -> dict:
+    """Does the work for all people; one of several that fails doesn't stop the others.
+
+    Returns:
+        What `workdir/results.json` holds.
+    """
+    if len(listed) == 1:
+        results = workers[0](listed[0], PersonFolder(workdir), mode)
+        _write(workdir, [Done(results, workdir)], [], config)
+        print(report.table(results))
+        print(f"{workdir / PICTURE} shows it; all results are in {workdir}")
+        return results
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"no results can go to {workdir} ({error})") from error
-    done, failed, summary = [], [], {}
     started = time.monotonic()
-    for i, person in enumerate(listed):
-        left = ""
-        if i:
-            seconds = (time.monotonic() - started) / i * (len(listed) - i)
+    order = {person.name: i for i, person in enumerate(listed)}
+    done: dict[int, Done] = {}
+    failed: dict[int, Failed] = {}
+    begun = itertools.count(1)
+
+    def work(worker: Worker, person: Person) -> dict:
+        left, ended = "", len(done) + len(failed)
+        if ended:
+            seconds = (time.monotonic() - started) / ended * (len(listed) - ended)
             left = f", about {report.duration(seconds)} left"
-        print(f"[{i + 1}/{len(listed)}] {person.title}{left}", flush=True)
-        folder = workdir / "people" / person.name
-        try:
-            results = session.person(person, PersonFolder(folder), mode)
-            done.append(Done(results, folder))
-        # Whatever it is, it must not lose the others.
-        except Exception as error:
-            text = " ".join(str(error).split())
-            if not isinstance(error, InputError | UnlearningError | OSError):
-                text = f"{type(error).__name__}: {text}"
-            failed.append(Failed(person.title, text))
-            print(f"  failed: {failed[-1].fault}", flush=True)
+        _print(f"[{next(begun)}/{len(listed)}] {person.title}{left}")
+        return worker(person, PersonFolder(workdir / "people" / person.name), mode)
+
+    summary = {}
+    each = [functools.partial(work, worker) for worker in workers]
+    for person, outcome in spread(listed, each):
+        place = order[person.name]
+        if isinstance(outcome, Exception):
+            failed[place] = Failed(person.title, _fault(outcome))
+            _print(f"  {person.title} failed: {failed[place].fault}")
+        else:
+            done[place] = Done(outcome, workdir / "people" / person.name)
         # After each person: whoever looks, or breaks it off, has the table so far.
-        summary = _write(workdir, done, failed, config)
+        in_order = [[found[i] for i in sorted(found)] for found in (done, failed)]
+        summary = _write(workdir, *in_order, config)
         report.write_json(workdir / RESULTS, summary)
     print(report.summary_table(summary))
     print(f"{workdir / PAGE} shows it; all results are in {workdir}")
     if failed:
         raise UnlearningError(
             f"{len(failed)} of {len(listed)} people failed, the others are done: "
-            + "; ".join(f"{title} ({fault})" for title, fault in failed)
+            + "; ".join(f"{title} ({fault})" for title, fault in in_order[1])
         )
     return summary
+
+
+def _fault(error: Exception) -> str:
+    """Returns an error in one line."""
+    # In a step that other processes wait in, nothing can go on without them.
+    if jax.process_count() > 1 and not isinstance(error, InputError | UnlearningError):
+        raise error
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError | UnlearningError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def _print(text: str) -> None:
+    """Prints a line, above the progress bars if there are some."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def _write(
@@ -141,6 +211,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; it must be below 2**63")
     for name, value, known in (
         ("precision", config.precision, PRECISIONS),
+        ("parallel.over", config.parallel.over, ("latents", "people")),
         ("source.align", config.source.align, ALIGNMENTS),
         ("evaluate.align", config.evaluate.align, ("crop", "mtcnn")),
     ):

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from guide_jax.errors import InputError
 from guide_jax.people import Person
 
-# Fields that say where things go and how they are counted, not what a training does.
+# Fields that say where things go, where they are computed and how they are counted, not
+# what a training does.
 NOT_TRAINING = (
-    "name", "save_every", "cache", "source", "networks", "evaluate", "render"
+    "name", "save_every", "cache", "source", "networks", "evaluate", "render",
+    "frugal", "parallel",
 )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ def start(settings: ConfigDict) -> None:
     """Joins the processes that `config.parallel` names, before JAX does anything.
 
     Args:
-        settings: coordinator ("" for a process of its own, "auto" where SLURM, a TPU pod
-            or the like says who is who), processes, process.
+        settings: coordinator ("" for a process of its own, "auto" where SLURM, a TPU
+            pod or the like says who is who), processes, process.
 
     Raises:
         InputError: the settings can't be, or the others can't be reached.

@@ -1,9 +1,9 @@
-"""Steps over several devices: `jax.pmap` shares out the random latents (section 3.3).
+"""Steps over several devices: `jax.pmap` shares out a step's random latents.
 
-Every device has the student, and takes an equal part of the adjacent and of the global
-pairs; the first takes the person's own pair besides. Gradients and differences meet in
-one all-reduce, and every device takes the same step. One device goes the same way,
-without the all-reduce. This is the only file that knows about devices.
+`jax.pmap` gives every device the student and an equal part of the adjacent and of the
+global pairs (section 3.3); the first takes the person's own pair besides. Gradients and
+differences meet in one all-reduce, and every device takes the same step. One device
+goes the same way, without the all-reduce. This is the only file that knows how.
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -23,6 +24,22 @@ from guide_jax.step import Draws, Trainer, draw_latents, gradients, update
 
 Tree = Any
 AXIS = "devices"
+
+
+def devices_of(count: int) -> list[jax.Device]:
+    """Returns so many devices of each process, or all of them for 0.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
+    least = min(map(len, processes))
+    if count > least:
+        raise InputError(
+            f"config.parallel.devices is {count}, but there are {least}"
+            f" ({processes[0][0].platform}) in a process"
+        )
+    return [device for local in processes for device in local[: count or None]]
 
 
 class Team:
@@ -93,11 +110,12 @@ def check(draws: Draws, devices: int) -> None:
     if devices == 1 or (any(counts) and not any(n % devices for n in counts)):
         return
     fit = [n for n in range(1, devices) if not any(c % n for c in counts)]
+    fewer = " or ".join(map(str, fit if any(counts) else [1]))
     raise InputError(
         f"loss.adjacency.count = {counts[0]} and loss.global_.count = {counts[1]} don't"
         f" divide over {devices} devices. Multiples of {devices} would"
-        f" ({devices}, {2 * devices}, ...), or fewer devices:"
-        f" config.parallel.devices of {' or '.join(map(str, fit if any(counts) else [1]))}"
+        f" ({devices}, {2 * devices}, ...), or {fewer} devices"
+        " (config.parallel.devices of each process)"
     )
 
 
@@ -197,7 +215,7 @@ def make_train_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
     """Returns the program of a step.
 
     Its arguments are (student, opt_state, constants, w_u, w_target, key, i), of which
-    the first two are donated; step i draws from `jax.random.fold_in(key, i)`. It returns
+    the first two are donated; step i draws from `jax.random.fold_in(key, i)`. It gives
     (student, opt_state, terms).
     """
     devices = len(team.devices)
@@ -225,11 +243,13 @@ def make_frugal_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
     def draw(index, student, constants, w_u, w_target, key, i):
         key = jax.random.fold_in(key, i)
         latents = draw_latents(trainer, constants, draws, w_u, w_target, key)
-        # Those compared by LPIPS alone count for nothing otherwise: one program for all.
+        # Those compared by LPIPS alone count for nothing else: one program for all.
         none = jnp.zeros(draws.num_global)
         mse, identity = (jnp.concatenate([x, none]) for x in (by.mse, by.identity))
         of_all = Differences(mse, jnp.asarray(by.lpips), identity)
-        mine = jax.tree.map(lambda x: shares.take(x, index, own=True), (latents, of_all))
+        mine = jax.tree.map(
+            lambda x: shares.take(x, index, own=True), (latents, of_all)
+        )
         count = len(mine[0].student)
         rounds = [jax.tree.map(lambda x, i=i: x[i : i + 1], mine) for i in range(count)]
         return jax.tree.map(jnp.zeros_like, student), rounds
@@ -276,3 +296,9 @@ def make_frugal_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
         return finish(student, opt_state, total, found)
 
     return train_step
+
+
+def place_on(device: jax.Device, network: nnx.Module) -> nnx.Module:
+    """Returns a network whose arrays are on a device, for programs to run there."""
+    graph, state = nnx.split(network)
+    return nnx.merge(graph, jax.device_put(state, device))

@@ -1,7 +1,7 @@
 """All people of a run, one by one, with networks loaded and programs compiled once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
 from guide_jax.losses import Judges, LossWeights, PairWeights
+from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
 from guide_jax.step import Draws
@@ -25,14 +26,25 @@ from guide_jax.unlearn import Unlearner
 class Session:
     """The networks of a run, and what is done with them for each person."""
 
-    def __init__(self, config: ConfigDict, networks: dict[str, nnx.Module]):
+    def __init__(
+        self,
+        config: ConfigDict,
+        networks: dict[str, nnx.Module],
+        *,
+        team: Team | None = None,
+        line: int | None = None,
+        say: Callable[[str], None] = print,
+    ):
         """Prepares the training and the measures.
 
         Args:
             config: as `configs/default.py` describes it.
             networks: from `load_networks`.
+            team: the devices that share each step; by default JAX's first one.
+            line: of the terminal, for progress bars, where other sessions have some.
+            say: prints a line.
         """
-        self._config, self._networks = config, networks
+        self._config, self._networks, self._say = config, networks, say
         self._generator = networks["generator"]
         self._hashes = {role: network_hash(net) for role, net in networks.items()}
         loss = config.loss
@@ -45,13 +57,10 @@ class Session:
                 _pair_weights(loss.adjacency),
                 loss.global_.weight,
             ),
-            draws=Draws(
-                loss.adjacency.count,
-                loss.global_.count,
-                loss.adjacency.alpha_max,
-                loss.psi,
-            ),
+            draws=draws_of(loss),
             frugal=config.frugal,
+            team=team,
+            line=line,
         )
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)
@@ -131,7 +140,9 @@ class Session:
         training = fingerprint.of_training(self._config, who, self._hashes)
         results = folder.results()
         if results and results["ids"] == self._ids(training):
-            print(f"{person.title} is done already, with these settings: {folder.path}")
+            self._say(
+                f"{person.title} is done already, with these settings: {folder.path}"
+            )
             return results
         stored = folder.stored(training)
         if stored is None:
@@ -139,6 +150,14 @@ class Session:
             stored = folder.load()
         folder.settle(training)
         return self._measure(person, who, folder, stored)
+
+    def follow(self) -> None:
+        """Takes part in the first process's steps, in one that isn't the first."""
+        self._unlearn.follow()
+
+    def dismiss(self) -> None:
+        """Lets the other processes' `follow` end."""
+        self._unlearn.dismiss()
 
     def _ids(self, training: str) -> dict[str, str]:
         return {"training": training, "measures": self._measures}
@@ -151,7 +170,7 @@ class Session:
         codes, skipped = self._codes(person)
         folder.prepare()
         config = self._config
-        print(
+        self._say(
             f"forgetting {person.title} ({config.name}, {self._generator.resolution}"
             f" px, {config.steps} steps, target {config.target.name!r});"
             f" results go to {folder.path}"
@@ -219,7 +238,7 @@ class Session:
     def _invert(self, path: Path) -> np.ndarray:
         photo, note = self._photo(path)
         if note:
-            print(note)
+            self._say(note)
         w = self._encode(photo)
         refine = self._config.source.refine
         if refine.steps:
@@ -239,7 +258,7 @@ class Session:
             )
         folder.invalidate()
         config, evaluator = self._config, self._evaluator
-        print(f"measuring {len(self._w_others)} other people before and after")
+        self._say(f"measuring {len(self._w_others)} other people before and after")
         kept = evaluator.kept(forgetful, self._w_others, config.evaluate.shown)
         own = self._before_and_after(forgetful, codes.w_u)
         tests = None
@@ -264,7 +283,7 @@ class Session:
             row = {"photo": photo[0], "reconstruction before": own[0].images[0]}
         row |= {"after": own[1].images[0], "target": goal.images[0]}
         for note in results["notes"]:
-            print(f"note: {note}")
+            self._say(f"note: {note}")
         results["ids"] = self._ids(about["training"])
         results["seconds"] = {"training": about["seconds"]}
         # The training's settings, with today's measures.
@@ -291,6 +310,13 @@ class Session:
     ) -> tuple[View, View]:
         look = self._evaluator.look
         return look(self._generator, w), look(forgetful, w)
+
+
+def draws_of(loss: ConfigDict) -> Draws:
+    """Returns what `config.loss` says of a step's random latents."""
+    return Draws(
+        loss.adjacency.count, loss.global_.count, loss.adjacency.alpha_max, loss.psi
+    )
 
 
 def _pair_weights(part: ConfigDict) -> PairWeights:

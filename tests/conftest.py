@@ -1,4 +1,4 @@
-"""Test-wide settings: eight devices, full-precision products, programs compiled once."""
+"""Test-wide settings: eight devices, full precision, programs compiled once."""
 
 import atexit
 import os
@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_default_matmul_precision", "highest")
 

@@ -113,7 +113,7 @@ def test_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    monkeypatch.setattr("guide_jax.checkpoint.ocp.save", full)
+    monkeypatch.setattr("guide_jax.checkpoint.orbax.Checkpointer.save", full)
     monkeypatch.setattr("guide_jax.checkpoint.np.lib.format.write_array", full)
     with pytest.raises(OSError, match="no space"):
         save_network(tmp_path / name, Tiny(rngs=nnx.Rngs(0)))

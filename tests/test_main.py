@@ -56,7 +56,7 @@ def program(*args, cwd, env=None):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}),
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | (env or {}),
         timeout=300,
     )
 
