@@ -26,6 +26,7 @@ SEED = Person("seed_5", "seed 5", seed=5)
 def settings(**changes):
     config = default.get_config()
     config.steps, config.save_every = 6, 2
+    config.parallel.devices = 1
     config.evaluate.others, config.evaluate.shown = 4, 2
     config.optimizer.learning_rate = 0.01
     config.update_from_flattened_dict(changes)
@@ -456,6 +457,34 @@ def test_people_get_a_folder_each_and_a_table_of_all(many, tmp_path):
     assert header.startswith("person,title,id,id_strangers,")
     assert [row.split(",")[0] for row in rows] == ["seed_2", "seed_5"]
     assert "2 people forgotten" in (work / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_people_side_by_side_come_out_as_one_after_another(
+    many, networks, tmp_path, monkeypatch
+):
+    codes, where = Session._codes, []
+
+    def noted(self, person):
+        made = codes(self, person)
+        where.append(made.w_u if person.photo else jax.numpy.zeros(1).device)
+        if person.seed == 1:
+            raise InputError("nobody")
+        return made
+
+    monkeypatch.setattr(Session, "_codes", noted)
+    changes = {"source.count": 5, "steps": 3, "evaluate.others": 3}
+    tables = []
+    for over, devices in (("latents", 1), ("people", 3)):
+        parallel = {"parallel.over": over, "parallel.devices": devices}
+        with pytest.raises(UnlearningError, match=r"1 of 5 people failed.*nobody"):
+            many(**changes, **parallel)
+        tables.append((tmp_path / "work/results.csv").read_bytes())
+        shutil.rmtree(tmp_path / "work")
+    assert tables[0] == tables[1]
+    assert tables[0].count(b"\n") == 6
+    assert set(where[5:]) == set(jax.devices()[:3])
+    assert set(where[:5]) == {jax.devices()[0]}
 
 
 def test_one_person_s_failure_leaves_the_others_done(many, tmp_path, monkeypatch):

@@ -1,0 +1,60 @@
+"""Who gets which item, and what becomes of one that fails."""
+
+import threading
+
+import pytest
+
+from guide_jax.workers import spread
+
+
+def test_a_single_worker_takes_all_in_order_in_this_thread():
+    threads = []
+
+    def work(item):
+        threads.append(threading.current_thread())
+        return 10 * item
+
+    assert list(spread([3, 1, 2], [work])) == [(3, 30), (1, 10), (2, 20)]
+    assert set(threads) == {threading.main_thread()}
+
+
+def test_a_worker_that_is_free_takes_the_next_item():
+    """The first worker's first item ends only when the second has done all others."""
+    rest = threading.Event()
+    takers = {}
+
+    def worker(name):
+        def work(item):
+            takers[item] = name
+            if item == "long":
+                assert rest.wait(60)
+            elif item == "last":
+                rest.set()
+            return item.upper()
+
+        return work
+
+    items = ["long", "a", "b", "last"]
+    outcomes = list(spread(items, [worker("x"), worker("y")]))
+    assert outcomes[:3] == [("a", "A"), ("b", "B"), ("last", "LAST")]
+    assert outcomes[3] == ("long", "LONG")
+    assert {takers[item] for item in ("a", "b", "last")} != {takers["long"]}
+    assert len({takers[item] for item in ("a", "b", "last")}) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_is_its_item_s_outcome_and_the_others_go_on(workers):
+    def work(item):
+        if item % 2:
+            raise ValueError(item)
+        return item
+
+    outcomes = dict(spread(range(5), [work] * workers))
+    assert sorted(outcomes) == [0, 1, 2, 3, 4]
+    for item, outcome in outcomes.items():
+        assert isinstance(outcome, ValueError) == bool(item % 2)
+
+
+def test_more_workers_than_items_are_no_harm():
+    assert list(spread([1], [lambda x: x] * 4)) == [(1, 1)]
+    assert list(spread([], [lambda x: x] * 4)) == []
