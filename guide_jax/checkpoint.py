@@ -279,12 +279,12 @@ def _save(path: Path, tree: Any, about: Mapping) -> None:
     """Writes a tree of arrays, in this process alone, in place of what is there."""
     options = orbax.options.MultiprocessingOptions(**_this_process())
     handler = orbax.CompositeCheckpointHandler(
-        pytree=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
+        state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
     # The v1 function of the same format waits for all processes, whatever it is told.
     with orbax.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        tree = orbax.args.Composite(pytree=orbax.args.PyTreeSave(tree))
+        tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
         checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
 
 

@@ -129,7 +129,8 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
 
     monkeypatch.setattr(session, "Unlearner", Recorder)
     with pytest.raises(UnlearningError, match="enough"):
-        Session(config, networks).person(SEED, PersonFolder(tmp_path))
+        work = Session(config, networks, team="the team", line=4)
+        work.person(SEED, PersonFolder(tmp_path))
     assert made == {
         "networks": tuple(networks[x] for x in ("generator", "lpips", "identity")),
         "learning_rate": 0.013,
@@ -140,6 +141,8 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
         ),
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
         "frugal": True,
+        "team": "the team",
+        "line": 4,
     }
     assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
     assert called["keeper"].every == 13
