@@ -9,8 +9,12 @@ def get_config() -> ConfigDict:
     config.name = "default"  # of the run; results go to runs/NAME unless --workdir says
     config.seed = 0  # of all random draws during training
     config.steps = 1000
-    # Of matrix products, where a GPU has a choice: "highest" is float32 proper,
-    # "default" lets it use TF32.
+    # The training step's arithmetic; inversion, measures and pictures are always in
+    # float32 proper. What convolutions read and write, and activations are kept in:
+    # "float32" or "bfloat16". Parameters, sums, images and losses stay float32.
+    config.compute = "float32"
+    # Of float32 matrix products and convolutions, where a GPU has a choice: "highest"
+    # is float32 proper, "default" lets it use TF32.
     config.precision = "highest"
     # Takes one pair of pictures at a time forward and back: a fraction of the memory,
     # and the same results but for rounding.

@@ -37,6 +37,25 @@ class LossWeights:
     global_: float = 1.0
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How the networks of a step are run.
+
+    Attributes:
+        dtype: that the generator's and LPIPS' convolutions run in, and that activations
+            are kept in; None: the parameters'. Parameters, images and losses stay as
+            they are.
+        precision: of matrix products and convolutions, a name that
+            `jax.default_matmul_precision` knows.
+    """
+
+    dtype: str | None = None
+    precision: str = "highest"
+
+
+PLAIN = Compute()
+
+
 class Latents(NamedTuple):
     """What student and source synthesise in one step, `[1 + N_a + N_g, L, D]`."""
 
@@ -88,7 +107,13 @@ def step_latents(
     )
 
 
-def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) -> Views:
+def view(
+    synthesis: nnx.Module,
+    w: jax.Array,
+    judges: Judges,
+    num_pairs: int,
+    compute: Compute = PLAIN,
+) -> Views:
     """Synthesises `w [N, L, D]` and looks at the result through the judges.
 
     Args:
@@ -96,11 +121,12 @@ def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) ->
         w: the latents.
         judges: frozen networks.
         num_pairs: 1 + N_a, how many of the first images are embedded.
+        compute: how the networks are run.
     """
-    images, activations = synthesis(w)
+    images, activations = synthesis(w, dtype=compute.dtype)
     return Views(
-        activations[synthesis.feature_name],
-        judges.lpips.features(images),
+        activations[synthesis.feature_name].astype(images.dtype),
+        judges.lpips.features(images, compute.dtype),
         arcface.embed(judges.identity, images[:num_pairs]),
     )
 

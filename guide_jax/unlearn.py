@@ -20,6 +20,8 @@ from tqdm import tqdm
 from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import (
+    PLAIN,
+    Compute,
     Differences,
     Judges,
     Latents,
@@ -68,6 +70,7 @@ class Trainer(NamedTuple):
         mapping: (graph, leaves) of the frozen mapping network.
         tx: the optimizer.
         weights: of the losses.
+        compute: how the networks are run.
     """
 
     graph: nnx.GraphDef
@@ -77,6 +80,7 @@ class Trainer(NamedTuple):
     mapping: tuple[nnx.GraphDef, Tree]
     tx: optax.GradientTransformation
     weights: LossWeights
+    compute: Compute
 
     def constants(self) -> dict[str, Tree]:
         """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
@@ -93,6 +97,7 @@ def make_trainer(
     judges: Judges,
     weights: LossWeights,
     learning_rate: float,
+    compute: Compute = PLAIN,
 ) -> tuple[Trainer, Tree]:
     """Splits a generator for training.
 
@@ -108,6 +113,7 @@ def make_trainer(
         mapping=nnx.split(generator.mapping),
         tx=optax.adam(learning_rate),
         weights=weights,
+        compute=compute,
     )
     # A copy, because the step donates the student's buffers.
     return trainer, jax.tree.map(jnp.copy, source)
@@ -140,7 +146,7 @@ def loss_fn(
 
     def views(parameters: Tree, w: jax.Array) -> Views:
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, num_pairs)
+        return view(synthesis, w, judges, num_pairs, trainer.compute)
 
     source = jax.lax.stop_gradient(views(constants["source"], latents.source))
     mine = views(student, latents.student)
@@ -265,6 +271,7 @@ class Unlearner:
         weights: LossWeights = PUBLISHED_WEIGHTS,
         draws: Draws = PUBLISHED_DRAWS,
         frugal: bool = False,
+        compute: Compute = PLAIN,
     ):
         """Prepares the step.
 
@@ -275,9 +282,12 @@ class Unlearner:
             weights: of the losses.
             draws: of the random latents.
             frugal: takes one pair at a time, to save memory.
+            compute: how the step's networks are run.
         """
         self._generator = generator
-        self._trainer, _ = make_trainer(generator, judges, weights, learning_rate)
+        self._trainer, _ = make_trainer(
+            generator, judges, weights, learning_rate, compute
+        )
         self._constants = self._trainer.constants()
         make = make_frugal_step if frugal else make_train_step
         self._step = make(self._trainer, draws, generator.z_dim)
@@ -337,14 +347,11 @@ class Unlearner:
 
             waiting = []  # reading a step's terms one step late doesn't wait for it
             for i in range(first, steps):
-                student, opt_state, terms = self._step(
-                    student,
-                    opt_state,
-                    self._constants,
-                    w_u,
-                    w_target,
-                    jax.random.fold_in(key, i),
-                )
+                key_i = jax.random.fold_in(key, i)
+                with jax.default_matmul_precision(self._trainer.compute.precision):
+                    student, opt_state, terms = self._step(
+                        student, opt_state, self._constants, w_u, w_target, key_i
+                    )
                 waiting.append((i, terms))
                 due = keeper is not None and keeper.due(i + 1)
                 while len(waiting) > (0 if due else 1):

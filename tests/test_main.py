@@ -250,6 +250,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"networks.generator.path": "16.npz"}, "16x16 images are too small for LPIPS"),
         ({"networks.generator.path": "cut.npz"}, "cut.npz: not a"),
         ({"networks.generator.path": "flipped.npz"}, "flipped.npz: not a"),
+        ({"compute": "float16"}, "config.compute is 'float16'; known are float32, bfl"),
         ({"precision": "tf32"}, "config.precision is 'tf32'; known are default, high"),
         ({"target.name": "mean"}, "config.target.name is 'mean'; known are average, e"),
         ({"steps": -1}, "config.steps is -1; it must not be negative"),

@@ -14,7 +14,7 @@ from PIL import Image
 from configs import default
 from guide_jax import data, experiment, judges, person_folder, session
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.losses import LossWeights, PairWeights
+from guide_jax.losses import Compute, LossWeights, PairWeights
 from guide_jax.people import Person
 from guide_jax.person_folder import PersonFolder, StepLog
 from guide_jax.session import Session
@@ -100,6 +100,8 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             "steps": 12,
             "save_every": 13,
             "frugal": True,
+            "compute": "bfloat16",
+            "precision": "high",
             "optimizer.learning_rate": 0.013,
             "loss.psi": 0.14,
             "loss.local.weight": 1.5,
@@ -139,6 +141,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
         ),
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
         "frugal": True,
+        "compute": Compute("bfloat16", "high"),
     }
     assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
     assert [called["keeper"].due(step) for step in (12, 13)] == [False, True]
