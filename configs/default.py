@@ -74,6 +74,9 @@ def get_config() -> ConfigDict:
     loss.global_.weight = 1.0
     loss.global_.count = 2  # N_g
     loss.psi = 1.0  # truncation of the random latents of both
+    # Side, in pixels, that pictures are averaged to before the losses' LPIPS sees them;
+    # it divides the generator's. 0: full resolution, as published.
+    loss.lpips_resolution = 0
 
     config.optimizer = optimizer = ConfigDict()  # Adam, on the synthesis network alone
     optimizer.learning_rate = 1e-4

@@ -16,6 +16,7 @@ from flax import nnx
 
 from guide_jax import target
 from guide_jax.models import arcface
+from guide_jax.models.crop import average_pool
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ class Compute:
             they are.
         precision: of matrix products and convolutions, a name that
             `jax.default_matmul_precision` knows.
+        lpips_resolution: side that images are averaged to before LPIPS sees them; it
+            divides theirs. 0: they stay as they are.
     """
 
     dtype: str | None = None
     precision: str = "highest"
+    lpips_resolution: int = 0
 
 
 PLAIN = Compute()
@@ -124,9 +128,12 @@ def view(
         compute: how the networks are run.
     """
     images, activations = synthesis(w, dtype=compute.dtype)
+    small = images
+    if compute.lpips_resolution:
+        small = average_pool(images, compute.lpips_resolution)
     return Views(
         activations[synthesis.feature_name].astype(images.dtype),
-        judges.lpips.features(images, compute.dtype),
+        judges.lpips.features(small, compute.dtype),
         arcface.embed(judges.identity, images[:num_pairs]),
     )
 

@@ -51,7 +51,7 @@ class Session:
                 loss.psi,
             ),
             frugal=config.frugal,
-            compute=Compute(config.compute, config.precision),
+            compute=Compute(config.compute, config.precision, loss.lpips_resolution),
         )
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)

@@ -252,6 +252,8 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"networks.generator.path": "flipped.npz"}, "flipped.npz: not a"),
         ({"compute": "float16"}, "config.compute is 'float16'; known are float32, bfl"),
         ({"precision": "tf32"}, "config.precision is 'tf32'; known are default, high"),
+        ({"loss.lpips_resolution": 24}, "config.loss.lpips_resolution is 24; it must"),
+        ({"loss.lpips_resolution": 16}, "16x16 images are too small for LPIPS"),
         ({"target.name": "mean"}, "config.target.name is 'mean'; known are average, e"),
         ({"steps": -1}, "config.steps is -1; it must not be negative"),
         ({"source.seed": -1}, "config.source.seed is -1"),

@@ -104,6 +104,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             "precision": "high",
             "optimizer.learning_rate": 0.013,
             "loss.psi": 0.14,
+            "loss.lpips_resolution": 4,
             "loss.local.weight": 1.5,
             "loss.local.mse_weight": 1.6,
             "loss.local.lpips_weight": 1.7,
@@ -141,7 +142,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
         ),
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
         "frugal": True,
-        "compute": Compute("bfloat16", "high"),
+        "compute": Compute("bfloat16", "high", 4),
     }
     assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
     assert [called["keeper"].due(step) for step in (12, 13)] == [False, True]
