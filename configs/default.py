@@ -9,8 +9,12 @@ def get_config() -> ConfigDict:
     config.name = "default"  # of the run; results go to runs/NAME unless --workdir says
     config.seed = 0  # of all random draws during training
     config.steps = 1000
-    # Of matrix products, where a GPU has a choice: "highest" is float32 proper,
-    # "default" lets it use TF32.
+    # The training step's arithmetic; inversion, measures and pictures are always in
+    # float32 proper. What convolutions read and write, and activations are kept in:
+    # "float32" or "bfloat16". Parameters, sums, images and losses stay float32.
+    config.compute = "float32"
+    # Of float32 matrix products and convolutions, where a GPU has a choice: "highest"
+    # is float32 proper, "default" lets it use TF32.
     config.precision = "highest"
     # Takes one pair of pictures at a time forward and back: a fraction of the memory,
     # and the same results but for rounding.
@@ -83,6 +87,9 @@ def get_config() -> ConfigDict:
     loss.global_.weight = 1.0
     loss.global_.count = 2  # N_g
     loss.psi = 1.0  # truncation of the random latents of both
+    # Side, in pixels, that pictures are averaged to before the losses' LPIPS sees them;
+    # it divides the generator's. 0: full resolution, as published.
+    loss.lpips_resolution = 0
 
     config.optimizer = optimizer = ConfigDict()  # Adam, on the synthesis network alone
     optimizer.learning_rate = 1e-4

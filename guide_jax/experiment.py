@@ -27,6 +27,7 @@ from guide_jax.workers import Worker, spread, worker_on
 
 MODES = "unlearn", "evaluate", "render"
 TABLE, PAGE = "results.csv", "report.html"
+COMPUTE = "float32", "bfloat16"
 PRECISIONS = "default", "high", "highest"
 
 
@@ -58,7 +59,8 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     if mode not in MODES:
         raise InputError(f"--mode={mode}: known are {', '.join(MODES)}")
     _keep_programs(Path(config.cache))
-    with jax.default_matmul_precision(config.precision):
+    # Only the training step may have less: see `losses.Compute`.
+    with jax.default_matmul_precision("highest"):
         if mode == "render":
             return {"files": [str(path) for path in render(config, workdir)]}
         listed = people.listed(config.source)
@@ -210,6 +212,7 @@ def check(config: ConfigDict) -> None:
         if name.endswith("seed") and value >= 2**63:
             raise InputError(f"config.{name} is {value}; it must be below 2**63")
     for name, value, known in (
+        ("compute", config.compute, COMPUTE),
         ("precision", config.precision, PRECISIONS),
         ("parallel.over", config.parallel.over, ("latents", "people")),
         ("source.align", config.source.align, ALIGNMENTS),

@@ -17,6 +17,7 @@ from flax import nnx
 
 from guide_jax import target
 from guide_jax.models import arcface
+from guide_jax.models.crop import average_pool
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,28 @@ class LossWeights:
     local: PairWeights = PairWeights()
     adjacency: PairWeights = PairWeights()
     global_: float = 1.0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the networks of a step are run.
+
+    Attributes:
+        dtype: that the generator's and LPIPS' convolutions run in, and that activations
+            are kept in; None: the parameters'. Parameters, images and losses stay as
+            they are.
+        precision: of matrix products and convolutions, a name that
+            `jax.default_matmul_precision` knows.
+        lpips_resolution: side that images are averaged to before LPIPS sees them; it
+            divides theirs. 0: they stay as they are.
+    """
+
+    dtype: str | None = None
+    precision: str = "highest"
+    lpips_resolution: int = 0
+
+
+PLAIN = Compute()
 
 
 class Latents(NamedTuple):
@@ -89,7 +112,13 @@ def step_latents(
     )
 
 
-def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) -> Views:
+def view(
+    synthesis: nnx.Module,
+    w: jax.Array,
+    judges: Judges,
+    num_pairs: int,
+    compute: Compute = PLAIN,
+) -> Views:
     """Synthesises `w [N, L, D]` and looks at the result through the judges.
 
     Args:
@@ -97,14 +126,18 @@ def view(synthesis: nnx.Module, w: jax.Array, judges: Judges, num_pairs: int) ->
         w: the latents.
         judges: frozen networks.
         num_pairs: how many of the first images are embedded; 1 + N_a of a whole step.
+        compute: how the networks are run.
     """
-    images, activations = synthesis(w)
+    images, activations = synthesis(w, dtype=compute.dtype)
+    small = images
+    if compute.lpips_resolution:
+        small = average_pool(images, compute.lpips_resolution)
     embeddings = jnp.zeros((0, 1), images.dtype)
     if num_pairs:  # a device may have nobody's
         embeddings = arcface.embed(judges.identity, images[:num_pairs])
     return Views(
-        activations[synthesis.feature_name],
-        judges.lpips.features(images),
+        activations[synthesis.feature_name].astype(images.dtype),
+        judges.lpips.features(small, compute.dtype),
         embeddings,
     )
 

@@ -63,8 +63,14 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
                 f" has to be one of: {', '.join(KINDS[role])}"
             )
     side = networks["generator"].resolution
+    seen = config.loss.lpips_resolution or side
+    if side % seen:
+        raise InputError(
+            f"config.loss.lpips_resolution is {seen}; it must divide the generator's"
+            f" {side} pixels, or be 0 for all of them"
+        )
     try:
-        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+        image = jax.ShapeDtypeStruct((1, seen, seen, 3), "float32")
         jax.eval_shape(networks["lpips"].features, image)
     except ValueError as error:
         raise InputError(f"{paths['lpips']}: {error}") from error

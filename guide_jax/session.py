@@ -15,7 +15,7 @@ from guide_jax.checkpoint import network_hash
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
-from guide_jax.losses import Judges, LossWeights, PairWeights
+from guide_jax.losses import Compute, Judges, LossWeights, PairWeights
 from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
@@ -59,6 +59,7 @@ class Session:
             ),
             draws=draws_of(loss),
             frugal=config.frugal,
+            compute=Compute(config.compute, config.precision, loss.lpips_resolution),
             team=team,
             line=line,
         )

@@ -15,6 +15,8 @@ import optax
 from flax import nnx
 
 from guide_jax.losses import (
+    PLAIN,
+    Compute,
     Differences,
     Judges,
     Latents,
@@ -58,6 +60,7 @@ class Trainer(NamedTuple):
         z_dim: length of the mapping's input.
         tx: the optimizer.
         weights: of the losses.
+        compute: how the networks are run.
     """
 
     graph: nnx.GraphDef
@@ -68,6 +71,7 @@ class Trainer(NamedTuple):
     z_dim: int
     tx: optax.GradientTransformation
     weights: LossWeights
+    compute: Compute
 
     def constants(self) -> dict[str, Tree]:
         """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
@@ -84,6 +88,7 @@ def make_trainer(
     judges: Judges,
     weights: LossWeights,
     learning_rate: float,
+    compute: Compute = PLAIN,
 ) -> Trainer:
     """Splits a generator for training; its student starts as `trainer.source`."""
     graph, source, rest = nnx.split(generator.synthesis, nnx.Param, ...)
@@ -96,6 +101,7 @@ def make_trainer(
         z_dim=generator.z_dim,
         tx=optax.adam(learning_rate),
         weights=weights,
+        compute=compute,
     )
 
 
@@ -143,7 +149,7 @@ def loss_fn(
 
     def views(parameters: Tree, w: jax.Array) -> Views:
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, len(by.identity))
+        return view(synthesis, w, judges, len(by.identity), trainer.compute)
 
     source = jax.lax.stop_gradient(views(constants["source"], latents.source))
     mine = views(student, latents.student)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from guide_jax import hosts
 from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
-from guide_jax.losses import Judges, LossWeights
+from guide_jax.losses import PLAIN, Compute, Judges, LossWeights
 from guide_jax.parallel import Team, make_frugal_step, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer
 
@@ -33,6 +33,7 @@ class Unlearner:
         weights: LossWeights = PUBLISHED_WEIGHTS,
         draws: Draws = PUBLISHED_DRAWS,
         frugal: bool = False,
+        compute: Compute = PLAIN,
         team: Team | None = None,
         line: int | None = None,
     ):
@@ -45,12 +46,13 @@ class Unlearner:
             weights: of the losses.
             draws: of the random latents.
             frugal: takes one pair at a time, to save memory.
+            compute: how the step's networks are run.
             team: the devices that share each step; by default JAX's first one.
             line: of the terminal, for the progress bar, where others have some too.
         """
         self._generator, self._line = generator, line
         self._team = team or Team()
-        self._trainer = make_trainer(generator, judges, weights, learning_rate)
+        self._trainer = make_trainer(generator, judges, weights, learning_rate, compute)
         self._constants = self._team.replicate(self._trainer.constants())
         make = make_frugal_step if frugal else make_train_step
         self._step = make(self._trainer, draws, self._team)
@@ -186,9 +188,10 @@ class Unlearner:
                 report(step, _checked(step, summarise(jax.device_get(terms))))
 
         for i in range(first, steps):
-            student, opt_state, terms = self._step(
-                student, opt_state, self._constants, *codes, key, np.int32(i)
-            )
+            with jax.default_matmul_precision(self._trainer.compute.precision):
+                student, opt_state, terms = self._step(
+                    student, opt_state, self._constants, *codes, key, np.int32(i)
+                )
             waiting.append((i, terms))
             due = every > 0 and (i + 1) % every == 0 and i + 1 < steps
             read(0 if due else 1)

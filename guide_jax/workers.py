@@ -43,8 +43,7 @@ def worker_on(
 
     def person(*args) -> dict:
         # Both are a thread's own: what the main thread has set isn't set here.
-        precision = jax.default_matmul_precision(config.precision)
-        with jax.default_device(device), precision:
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
             return session().person(*args)
 
     return person

@@ -62,3 +62,21 @@ def test_a_weight_may_be_negative():
     config = default.get_config()
     config.loss.global_.weight = -1.0
     experiment.check(config)
+
+
+def test_whatever_the_training_s_precision_all_else_is_float32(monkeypatch, tmp_path):
+    seen = []
+
+    def load(config):
+        seen.append(jax.config.jax_default_matmul_precision)
+        raise InputError("enough")
+
+    monkeypatch.setattr(experiment, "load_networks", load)
+    config = default.get_config()
+    config.precision = "default"
+    with (
+        jax.default_matmul_precision("default"),
+        pytest.raises(InputError, match="enough"),
+    ):
+        experiment.run(config, tmp_path)
+    assert seen == ["highest"]

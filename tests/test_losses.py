@@ -196,3 +196,39 @@ def test_only_the_student_gets_a_gradient(setting):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(of_student))
     assert len(jax.tree.leaves(of_source)) == len(jax.tree.leaves(of_student))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_source))
+
+
+def test_lpips_can_see_averages_of_the_images(setting):
+    """Its terms are those of averaged images; no other term changes."""
+    trainer, student, latents, generator, judges = setting
+
+    def terms(resolution):
+        compute = losses.Compute(lpips_resolution=resolution)
+        made = trainer._replace(compute=compute)
+        _, found = jax.jit(lambda s, c, x: step.loss_fn(made, s, c, x, BY))(
+            student, trainer.constants(), latents
+        )
+        return losses.loss_terms(found, WEIGHTS)
+
+    def averaged(images):  # [N, 8, 8, 3] -> [N, 4, 4, 3]
+        return (
+            images[:, ::2, ::2] + images[:, 1::2, ::2]
+            + images[:, ::2, 1::2] + images[:, 1::2, 1::2]
+        ) / 4  # fmt: skip
+
+    learner = nnx.merge(trainer.graph, student, trainer.rest)
+    mine, theirs = (
+        averaged(tiny.jitted(synthesis, lambda m, w: m(w)[0], w))
+        for synthesis, w in (
+            (learner, latents.student),
+            (generator.synthesis, latents.source),
+        )
+    )
+    wanted = tiny.jitted(judges.lpips, lambda m, a, b: m(a, b), mine, theirs)
+    small, full = terms(4), terms(0)
+    np.testing.assert_allclose(small["lpips"], wanted, rtol=1e-5)
+    assert np.all(np.abs(small["lpips"] / full["lpips"] - 1) > 1e-3)
+    for name in ("mse", "id"):
+        np.testing.assert_allclose(small[name], full[name], rtol=1e-6)
+    for name, value in terms(8).items():  # the images' own size
+        np.testing.assert_array_equal(value, full[name])

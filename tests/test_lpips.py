@@ -235,6 +235,25 @@ def test_float64_stays_float64():
     np.testing.assert_allclose(single, distance, rtol=1e-5)
 
 
+def test_bfloat16_features_are_compared_in_float32():
+    graph, state = alex()
+    a, b = jax.random.uniform(jax.random.key(0), (2, 2, 64, 64, 3), minval=-1)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def run(state, a, b, dtype):
+        network = nnx.merge(graph, state)
+        features = [network.features(x, dtype) for x in (a, b)]
+        return network.raw_features(a, dtype), features, network.distance(*features)
+
+    raw, features, distance = run(state, a, b, "bfloat16")
+    assert {x.dtype.name for x in raw} == {"bfloat16"}
+    leaves = jax.tree.leaves((features, distance))
+    assert {x.dtype.name for x in leaves} == {"float32"}
+    wanted = run(state, a, b, None)[2]
+    np.testing.assert_allclose(distance, wanted, rtol=1e-2)
+    assert np.any(distance != wanted)
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="no net 'squeeze'; it has 'alex', 'vgg'"):
         LPIPS("squeeze", rngs=nnx.Rngs(0))

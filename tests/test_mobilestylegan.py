@@ -1,3 +1,4 @@
+import functools
 import os
 from pathlib import Path
 
@@ -149,6 +150,29 @@ def test_noise_is_stored_not_trained_and_can_be_left_out(small):
     both = lambda m, w: (m(w)[1], m(w, noise="none")[1])  # noqa: E731
     noisy, plain = tiny.jitted(small.synthesis, both, w_of(0))
     assert not any(np.allclose(noisy[name], plain[name]) for name in noisy)
+
+
+def test_bfloat16_is_near_float32_and_the_image_stays_float32(small):
+    graph, state, rest = nnx.split(small.synthesis, nnx.Param, ...)
+    w = w_of(0, 2)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(state, dtype):
+        def energy(state):
+            image, activations = nnx.merge(graph, state, rest)(w, dtype=dtype)
+            return (image**2).mean(), (image, activations)
+
+        return jax.grad(energy, has_aux=True)(state)
+
+    gradient, (image, activations) = both(state, "bfloat16")
+    true_gradient, (true_image, _) = both(state, None)
+    assert {a.dtype.name for a in activations.values()} == {"bfloat16"}
+    assert {a.dtype.name for a in jax.tree.leaves((image, gradient))} == {"float32"}
+    assert 1e-4 < relative_error(image, true_image) < 2e-2
+    for ours, wanted in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(true_gradient), strict=True
+    ):
+        assert np.linalg.norm(ours - wanted) < 5e-2 * np.linalg.norm(wanted)
 
 
 # Against OpenVINO: tests/data/record_openvino.py made the numbers ---------------------

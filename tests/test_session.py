@@ -14,7 +14,7 @@ from PIL import Image
 from configs import default
 from guide_jax import data, experiment, judges, person_folder, session
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.losses import LossWeights, PairWeights
+from guide_jax.losses import Compute, LossWeights, PairWeights
 from guide_jax.people import Person
 from guide_jax.person_folder import PersonFolder, StepLog
 from guide_jax.session import Session
@@ -101,8 +101,11 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             "steps": 12,
             "save_every": 13,
             "frugal": True,
+            "compute": "bfloat16",
+            "precision": "high",
             "optimizer.learning_rate": 0.013,
             "loss.psi": 0.14,
+            "loss.lpips_resolution": 4,
             "loss.local.weight": 1.5,
             "loss.local.mse_weight": 1.6,
             "loss.local.lpips_weight": 1.7,
@@ -128,8 +131,8 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             raise UnlearningError("enough")
 
     monkeypatch.setattr(session, "Unlearner", Recorder)
+    work = Session(config, networks, team="the team", line=4)
     with pytest.raises(UnlearningError, match="enough"):
-        work = Session(config, networks, team="the team", line=4)
         work.person(SEED, PersonFolder(tmp_path))
     assert made == {
         "networks": tuple(networks[x] for x in ("generator", "lpips", "identity")),
@@ -141,6 +144,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
         ),
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
         "frugal": True,
+        "compute": Compute("bfloat16", "high", 4),
         "team": "the team",
         "line": 4,
     }

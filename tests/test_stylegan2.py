@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_data import load, nchw
+from jax.extend import core as jex_core
 
 from convert import stylegan2 as families
 from convert.rules import convert
@@ -311,3 +312,34 @@ def test_resampling_equals_the_dense_filter():
     np.testing.assert_allclose(
         ops.upsample(jnp.asarray(x)), 4 * dense(stuffed, (2, 1)), atol=1e-12
     )
+
+
+def test_convolutions_run_in_the_wanted_dtype_and_images_stay_float32(small):
+    w = jax.random.normal(jax.random.key(0), (2, 6, 7))
+    graph, state = nnx.split(small.synthesis)
+
+    def look(state, w):
+        return nnx.merge(graph, state)(w, dtype="bfloat16")
+
+    image, activations = jax.eval_shape(look, state, w)
+    assert image.dtype == "float32"
+    for name, a in activations.items():
+        assert a.dtype == ("float32" if name.endswith("img") else "bfloat16"), name
+
+    gradient = jax.grad(lambda state, w: (look(state, w)[0] ** 2).sum())
+    kinds = set()
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "conv_general_dilated":
+                kinds.update(x.aval.dtype.name for x in eqn.invars + eqn.outvars)
+            for inner in jex_core.jaxprs_in_params(eqn.params):
+                walk(inner)
+
+    walk(jax.make_jaxpr(gradient)(state, w).jaxpr)
+    assert kinds == {"bfloat16"}
+
+    got = jax.jit(look)(state, w)[0]
+    wanted = small.synthesis(w)[0]
+    error = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
+    assert 1e-4 < error < 2e-2

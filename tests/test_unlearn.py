@@ -6,6 +6,7 @@ import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from golden_data import nchw
@@ -56,7 +57,7 @@ def golden_latents() -> tuple[losses.Latents, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def golden_run():
+def golden_run(compute=losses.PLAIN):
     """Takes the production step four times.
 
     Returns:
@@ -70,9 +71,8 @@ def golden_run():
         lpips=fixture.info["lambdas"]["lpips"],
         identity=fixture.info["lambdas"]["id"],
     )
-    trainer = make_trainer(
-        generator, judges, losses.LossWeights(weights, weights), fixture.info["lr"]
-    )
+    weights = losses.LossWeights(weights, weights)
+    trainer = make_trainer(generator, judges, weights, fixture.info["lr"], compute)
     latents, _ = golden_latents()
     step = jax.jit(lambda s, o, c, x: parallel.step_on(trainer, s, o, c, x, 2))
     student, opt_state = trainer.source, trainer.tx.init(trainer.source)
@@ -222,3 +222,28 @@ def test_golden_guide_step_2d_tiny_way_of_the_parameters():
         # but zero rounding decides; a noise strength's is a sum that nearly cancels.
         limit = 3e-5 if name.endswith("noise_strength") else 3e-6
         assert np.quantile(error, 0.9) <= limit, name
+
+
+def relative_error(ours, wanted):
+    """Returns the error's norm over the whole tree, in parts of the tree's."""
+    error = jax.tree.map(np.subtract, ours, wanted)
+    return float(optax.tree.norm(error) / optax.tree.norm(wanted))
+
+
+@pytest.mark.slow
+def test_golden_guide_step_2d_tiny_in_bfloat16():
+    """Its loss and gradient are near, and what is kept between steps is float32."""
+    _, grads, students, terms = golden_run(losses.Compute("bfloat16"))
+    start, true_grads, true_students, true_terms = golden_run()
+    leaves = jax.tree.leaves((grads, students, terms))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
+    for name in ("mse", "lpips", "id", "local", "adjacency", "total"):
+        error = np.abs(terms[0][name] / true_terms[0][name] - 1)
+        # Of the random people's LPIPS, 0 before the first step, nothing can be said.
+        assert np.max(error[:3] if np.ndim(error) else error) < 5e-3, name
+    assert 1e-3 < relative_error(grads[0], true_grads[0]) < 3e-2
+    way, true_way = (
+        jax.tree.map(np.subtract, after[2], start)
+        for after in (students, true_students)
+    )
+    assert relative_error(way, true_way) < 0.2

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from flax import nnx
 
-from guide_jax import unlearn
+from guide_jax import losses, unlearn
 from guide_jax.errors import UnlearningError
 from guide_jax.losses import LossWeights, PairWeights
 from guide_jax.parallel import Team
@@ -196,6 +196,30 @@ def test_step_i_draws_from_the_key_folded_with_i(generator, keys):
     run(generator, steps=3, seed=5)
     assert [i for _, i in keys] == [0, 1, 2]
     assert all(key == jax.random.key(5) for key, _ in keys)
+
+
+def test_only_the_step_runs_at_the_wanted_precision(generator, monkeypatch):
+    seen = []
+
+    def fake(trainer, draws, team):
+        def step(student, opt_state, constants, w_u, w_target, key, i):
+            seen.append(jax.config.jax_default_matmul_precision)
+            names = ("total", "local", "adjacency", "global")
+            terms = dict.fromkeys(names, jnp.float32(1))
+            return student, opt_state, terms | {"id": jnp.ones(3)}
+
+        return step
+
+    monkeypatch.setattr(unlearn, "make_train_step", fake)
+    compute = losses.Compute(precision="tensorfloat32")
+    with jax.default_matmul_precision("float32"):
+        Unlearner(generator, tiny.judges(), compute=compute)(
+            W_U, W_TARGET, steps=2, key=jax.random.key(0),
+            on_step=lambda step, terms: seen.append(
+                jax.config.jax_default_matmul_precision
+            ),
+        )  # fmt: skip
+    assert seen == ["tensorfloat32"] * 2 + ["float32"] * 2
 
 
 def draw(generator, draws, seed=0):

@@ -137,10 +137,10 @@ class SmallLPIPS(LPIPS):
         )
         self.heads = nnx.List(nnx.Param(np.zeros(n, np.float32)) for n in (4, 6))
 
-    def raw_features(self, images):
+    def raw_features(self, images, dtype=None):
         """Returns two feature maps."""
-        first = jax.nn.relu(self.convs[0](images))
-        return first, jax.nn.relu(self.convs[1](first))
+        first = jax.nn.relu(self.convs[0](images)).astype(dtype or images.dtype)
+        return first, jax.nn.relu(self.convs[1](first)).astype(first.dtype)
 
 
 def judges(seed=0):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from guide_jax.models.ops import CONV_DIMS
+
 # From [-1, 1] to what torchvision's networks were trained on, per channel.
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -118,20 +120,23 @@ class LPIPS(nnx.Module):
             raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
         return self.distance(self.features(a), self.features(b))
 
-    def raw_features(self, images: jax.Array) -> tuple[jax.Array, ...]:
+    def raw_features(
+        self, images: jax.Array, dtype: jax.typing.DTypeLike | None = None
+    ) -> tuple[jax.Array, ...]:
         """Returns the five feature maps after their ReLU.
 
         Args:
             images: [N, H, W, 3] in [-1, 1].
+            dtype: that convolutions run in; None: the images'.
 
         Returns:
-            [N, h, w, C] each, h and w shrinking with depth.
+            [N, h, w, C] each, of that dtype; h and w shrink with depth.
 
         Raises:
             ValueError: the images are too small for the network.
         """
         shift, scale = (jnp.asarray(x, images.dtype) for x in (SHIFT, SCALE))
-        x = (images - shift) / scale
+        x = ((images - shift) / scale).astype(dtype or images.dtype)
         maps = []
         for layer, conv in zip(NETS[self.net], self.convs, strict=True):
             if layer.pool:
@@ -139,17 +144,21 @@ class LPIPS(nnx.Module):
             if 0 in x.shape[1:]:
                 H, W = images.shape[1:3]
                 raise ValueError(f"{H}x{W} images are too small for LPIPS {self.net}")
-            x = jax.nn.relu(conv(x))
+            x = convolve(x, conv, layer)
             if layer.tap:
                 maps.append(x)
         return tuple(maps)
 
-    def features(self, images: jax.Array) -> tuple[jax.Array, ...]:
+    def features(
+        self, images: jax.Array, dtype: jax.typing.DTypeLike | None = None
+    ) -> tuple[jax.Array, ...]:
         """Returns the five feature maps of [N, H, W, 3] images, unit length per pixel.
 
-        A pixel where all channels are 0 stays 0.
+        A pixel where all channels are 0 stays 0. Convolutions run in `dtype`, the
+        images' if None; the result has the images'.
         """
-        return tuple(unit_length(x) for x in self.raw_features(images))
+        maps = self.raw_features(images, dtype)
+        return tuple(unit_length(x.astype(images.dtype)) for x in maps)
 
     def layer_distances(
         self, features_a: tuple[jax.Array, ...], features_b: tuple[jax.Array, ...]
@@ -166,6 +175,18 @@ class LPIPS(nnx.Module):
     ) -> jax.Array:
         """Returns the distance [N] of two results of `features`, either constant."""
         return self.layer_distances(features_a, features_b).sum(1)
+
+
+def convolve(x: jax.Array, conv: nnx.Conv, layer: Layer) -> jax.Array:
+    """Convolves, adds the bias and takes the ReLU; the convolution in x's dtype."""
+    y = jax.lax.conv_general_dilated(
+        x,
+        conv.kernel[...].astype(x.dtype),
+        (layer.stride, layer.stride),
+        [(layer.padding, layer.padding)] * 2,
+        dimension_numbers=CONV_DIMS,
+    )
+    return jax.nn.relu(y + conv.bias[...]).astype(x.dtype)
 
 
 def unit_length(x: jax.Array) -> jax.Array:

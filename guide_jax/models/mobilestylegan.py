@@ -92,23 +92,28 @@ class Synthesis(nnx.Module):
         self.head = Head(channels[-1], w_dim, rngs)
 
     def __call__(
-        self, w: jax.Array, noise: str = "const"
+        self,
+        w: jax.Array,
+        noise: str = "const",
+        dtype: jax.typing.DTypeLike | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Synthesises images.
 
         Args:
             w: `[N, L, D]`.
             noise: "const" for the stored noise planes, "none" for no noise.
+            dtype: that convolutions run in; None: the parameters'.
 
         Returns:
             The image `[N, H, W, 3]`, about [-1, 1], and the activations by name
-            ("b4.x", "b8.conv0", "b8.x", ...), each `[N, h, w, C]`.
+            ("b4.x", "b8.conv0", "b8.x", ...), each `[N, h, w, C]`. Whatever `dtype` is,
+            the image has the parameters'.
 
         Raises:
             ValueError: w has not num_ws styles, or the noise mode is unknown.
         """
         check_input(w, self.num_ws, noise)
-        x = self.b4(w[:, 0], noise)  # [N, 4, 4, C]
+        x = self.b4(w[:, 0], noise, dtype)  # [N, 4, 4, C]
         activations = {"b4.x": x}
         for i, name in enumerate(self.block_names[1:]):
             level = getattr(self, name)
@@ -145,10 +150,13 @@ class Stem(nnx.Module):
         self.noise_const = ops.Buffer(jnp.zeros((4, 4)))
         self.scale = (9 * channels) ** -0.5
 
-    def __call__(self, w: jax.Array, noise: str) -> jax.Array:
-        """Maps styles `[N, D]` to features `[N, 4, 4, C]`."""
+    def __call__(
+        self, w: jax.Array, noise: str, dtype: jax.typing.DTypeLike | None = None
+    ) -> jax.Array:
+        """Maps styles `[N, D]` to features `[N, 4, 4, C]`, of that dtype."""
         x = self.const[...] * (self.scale * self.affine(w))  # [N, 4, 4, C]
-        x = ops.conv(x, self.weight[...])
+        x = x.astype(dtype or x.dtype)
+        x = ops.conv(x, self.weight[...].astype(x.dtype))
         return _activate(x, self, noise)
 
 
@@ -167,8 +175,10 @@ class SeparableConv(nnx.Module):
 
     def __call__(self, x: jax.Array, w: jax.Array, noise: str) -> jax.Array:
         """Maps features `[N, H, W, C]` under styles `[N, D]` to `[N, H, W, C']`."""
-        x = depthwise(x * (self.scale * self.affine(w)), self.depthwise[...])
-        return _activate(x @ self.pointwise[...], self, noise)
+        dtype = x.dtype
+        x = (x * (self.scale * self.affine(w))).astype(dtype)
+        x = depthwise(x, self.depthwise[...])
+        return _activate(x @ self.pointwise[...].astype(dtype), self, noise)
 
 
 class Level(nnx.Module):
@@ -185,7 +195,8 @@ class Level(nnx.Module):
         self, x: jax.Array, styles: jax.Array, noise: str
     ) -> tuple[jax.Array, jax.Array]:
         """Maps features under styles `[N, 3, D]` to those of both convolutions."""
-        x = haar_inverse(x * self.up(styles[:, 0]))  # [N, 2h, 2w, C / 4]
+        up = haar_inverse(x * self.up(styles[:, 0]))  # [N, 2h, 2w, C / 4]
+        x = up.astype(x.dtype)
         first = self.conv0(x, styles[:, 1], noise)
         return first, self.conv1(first, styles[:, 2], noise)
 
@@ -202,10 +213,10 @@ class Head(nnx.Module):
         self.scale = channels**-0.5
 
     def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """Maps features under styles `[N, D]` to an image."""
+        """Maps features under styles `[N, D]` to an image of their dtype."""
         # Into the kernel rather than the activations: [N, C, 12] is far smaller.
         kernel = self.scale * self.affine(w)[:, 0, 0, :, None] * self.weight[...]
-        x = jnp.einsum("nhwc,nck->nhwk", x, kernel) + self.bias[...]
+        x = ops.product("nhwc,nck->nhwk", x, kernel) + self.bias[...]
         return haar_inverse(x)
 
 
@@ -232,15 +243,17 @@ def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3 depthwise convolution, `[N, H, W, C]` by `[3, 3, C]`, zero padding.
 
     As nine shifted products: XLA:CPU has no fast depthwise convolution. The kernel's
-    gradient is summed row by row, which halves the time of the way back there.
+    gradient is summed row by row, which halves the time of the way back there. Products
+    and sums have the kernel's dtype, the result has that of x.
     """
     h, w = x.shape[1:3]
     padded = _pad(x)
-    return sum(
+    y = sum(
         padded[:, i : i + h, j : j + w] * kernel[i, j]
         for i in range(3)
         for j in range(3)
     )
+    return y.astype(x.dtype)
 
 
 def _depthwise_forward(x, kernel):
@@ -255,6 +268,7 @@ def _depthwise_backward(residuals, gradient):
     def add_row(total, row):
         rows = jax.lax.dynamic_slice_in_dim(padded, row, 3, 1)  # [N, 3, W + 2, C]
         gradient_row = jax.lax.dynamic_slice_in_dim(gradient, row, 1, 1)
+        gradient_row = gradient_row.astype(kernel.dtype)
         products = [
             (rows[:, :, j : j + w] * gradient_row).sum((0, 2)) for j in range(3)
         ]
@@ -272,6 +286,5 @@ def _pad(x: jax.Array) -> jax.Array:
 
 
 def _activate(x: jax.Array, layer: nnx.Module, noise: str) -> jax.Array:
-    if noise == "const":
-        x = x + layer.noise_const[...][..., None]
-    return ops.leaky_relu(x + layer.bias[...], gain=1.0)
+    y = x + layer.noise_const[...][..., None] if noise == "const" else x
+    return ops.leaky_relu(y + layer.bias[...], gain=1.0).astype(x.dtype)

@@ -1,7 +1,9 @@
 """What the convolutional generators share: FIR resampling, modulation, activations.
 
 Images and activations are NHWC, kernels HWIO. Every function keeps the dtype it is
-given: float32 in use, float64 where tests compare gradients.
+given: float32 in use, float64 where tests compare gradients. A layer computes in its
+input's dtype, which may be bfloat16 under float32 parameters: convolutions then read
+and write bfloat16 and sum in float32, and all between them is float32.
 """
 
 import math
@@ -165,6 +167,13 @@ def upsample(x: jax.Array) -> jax.Array:
     return x
 
 
+def product(subscripts: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Multiplies as `jnp.einsum` in x's dtype; the sums have the weight's."""
+    return jnp.einsum(
+        subscripts, x, weight.astype(x.dtype), preferred_element_type=weight.dtype
+    )
+
+
 def modulated_conv(
     x: jax.Array, weight: jax.Array, style: jax.Array, *, up: bool = False
 ) -> jax.Array:
@@ -174,18 +183,19 @@ def modulated_conv(
     (demodulation) those that come out. This equals a kernel for every example.
 
     Args:
-        x: [N, H, W, I].
+        x: [N, H, W, I]; the convolution runs in its dtype.
         weight: [k, k, I, O]; its scale cancels.
         style: [N, I].
         up: whether to double the size.
 
     Returns:
-        [N, H, W, O], or [N, 2H, 2W, O].
+        [N, H, W, O], or [N, 2H, 2W, O], of the weight's dtype.
     """
     energy = jnp.sum(weight * weight, axis=(0, 1))  # [I, O]
     demodulation = lax.rsqrt(style * style @ energy + EPSILON)  # [N, O]
-    x = x * style[:, None, None, :]
+    dtype = x.dtype
+    x, weight = (x * style[:, None, None, :]).astype(dtype), weight.astype(dtype)
     x = up_conv(x, weight) if up else conv(x, weight)
     if up:  # 4 makes up for the zeros that the stride puts between pixels
-        x = fir_filter(x, (1, 1), gain=4.0)
+        x = fir_filter(x.astype(demodulation.dtype), (1, 1), gain=4.0)
     return x * demodulation[:, None, None, :]

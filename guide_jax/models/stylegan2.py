@@ -105,10 +105,11 @@ class SynthesisLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, w: jax.Array, noise: str) -> jax.Array:
         """Maps x [N, H, W, I] under w [N, D] to [N, H, W, O] or [N, 2H, 2W, O]."""
-        x = ops.modulated_conv(x, self.weight[...], self.affine(w), up=self.up)
+        y = ops.modulated_conv(x, self.weight[...], self.affine(w), up=self.up)
         if noise == "const":
-            x = x + (self.noise_const[...] * self.noise_strength[...])[:, :, None]
-        return ops.leaky_relu(x + self.bias[...], clamp=self.conv_clamp)
+            y = y + (self.noise_const[...] * self.noise_strength[...])[:, :, None]
+        y = ops.leaky_relu(y + self.bias[...], clamp=self.conv_clamp)
+        return y.astype(x.dtype)
 
 
 class ToRGB(nnx.Module):
@@ -123,12 +124,12 @@ class ToRGB(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((3,), jnp.float32))
 
     def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """Maps x [N, H, W, I] under w [N, D] to [N, H, W, 3]."""
+        """Maps x [N, H, W, I] under w [N, D] to [N, H, W, 3], of w's dtype."""
         weight = self.weight[0, 0]  # [I, 3]
         style = self.affine(w) / math.sqrt(weight.shape[0])  # [N, I]
         # Here a kernel per example is cheap, and spares a pass over the activations.
         kernels = style[:, :, None] * weight  # [N, I, 3]
-        y = jnp.einsum("nhwi,nio->nhwo", x, kernels) + self.bias[...]
+        y = ops.product("nhwi,nio->nhwo", x, kernels) + self.bias[...]
         if self.conv_clamp is None:
             return y
         return jnp.clip(y, -self.conv_clamp, self.conv_clamp)
@@ -164,7 +165,12 @@ class SynthesisBlock(nnx.Module):
         self.torgb = ToRGB(fan_out, w_dim, conv_clamp=conv_clamp, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array | None, image: jax.Array | None, w: jax.Array, noise: str
+        self,
+        x: jax.Array | None,
+        image: jax.Array | None,
+        w: jax.Array,
+        noise: str,
+        dtype: jax.typing.DTypeLike | None = None,
     ) -> dict[str, jax.Array]:
         """Runs the block.
 
@@ -173,13 +179,15 @@ class SynthesisBlock(nnx.Module):
             image: its image [N, H, W, 3]; None in the first.
             w: the block's codes, one per layer, [N, 3, D], in the first [N, 2, D].
             noise: 'const' or 'none'.
+            dtype: of the first block's activations; those after it have their x's.
 
         Returns:
             `x` [N, 2H, 2W, O], `img` [N, 2H, 2W, 3] and, but in the first, `conv0`.
         """
         out = {}
         if self.is_first:
-            x = jnp.broadcast_to(self.const[...], (w.shape[0], *self.const.shape))
+            x = self.const[...].astype(dtype or self.const.dtype)
+            x = jnp.broadcast_to(x, (w.shape[0], *x.shape))
         else:
             x = out["conv0"] = self.conv0(x, w[:, 0], noise)
         out["x"] = self.conv1(x, w[:, -2], noise)
@@ -218,17 +226,22 @@ class Synthesis(nnx.Module):
             setattr(self, f"b{resolution}", block)
 
     def __call__(
-        self, w: jax.Array, noise: str = "const"
+        self,
+        w: jax.Array,
+        noise: str = "const",
+        dtype: jax.typing.DTypeLike | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Makes images from codes.
 
         Args:
             w: [N, L, D].
             noise: 'const' for the stored noise, 'none' for no noise.
+            dtype: that convolutions run in; None: the parameters'.
 
         Returns:
             The images [N, H, W, 3], about [-1, 1] and not clipped, and the activations
             by name, NHWC: 'b8.x', 'b8.img', 'b8.conv0' and so on ('b4' has no conv0).
+            Whatever `dtype` is, the images have the parameters'.
 
         Raises:
             ValueError: w has not L vectors, or the noise's name is unknown.
@@ -239,7 +252,7 @@ class Synthesis(nnx.Module):
         for i, resolution in enumerate(self.resolutions):
             # A block's toRGB shares its code with the next block's first layer.
             block_w = w[:, max(2 * i - 1, 0) : 2 * i + 2]
-            out = getattr(self, f"b{resolution}")(x, image, block_w, noise)
+            out = getattr(self, f"b{resolution}")(x, image, block_w, noise, dtype)
             x, image = out["x"], out["img"]
             activations |= {f"b{resolution}.{name}": a for name, a in out.items()}
         return image, activations
