@@ -210,7 +210,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: JAX's")
     ways = (*our_step.WAYS, *TORCH)
-    default = ("ours", *TORCH)
+    default = ("ours", "published", "shared")
     parser.add_argument("--ways", nargs="+", choices=ways, default=default)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, help="of a turn; default: 1, on a GPU 10")
@@ -240,6 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     prepare_process(args)
     steps = args.steps or (10 if platform() == "gpu" else 1)
     torch_step = import_torch() if set(args.ways) & set(TORCH) else None
+    print(machine(torch_step, args))
     problem = our_step.make_problem(args.resolution, args.tiny)
     prepared = {}
     with measuring.empty_cache():
@@ -250,7 +251,6 @@ def main(argv: list[str] | None = None) -> None:
         if name in TORCH and torch_step:
             prepared[name] = prepare_torch(problem, name, torch_step)
     prepared = {name: prepared[name] for name in args.ways if name in prepared}
-    print(machine(torch_step, args))
     compare(prepared, args.precision, problem)
     ways = {name: way.run for name, way in prepared.items()}
     timings = measuring.by_turns(ways, args.turns, steps)
