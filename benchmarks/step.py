@@ -41,7 +41,8 @@ from benchmarks import against_flaxmodels, arithmetic, measuring, our_step
 from benchmarks.our_step import OurWay, Problem
 
 TORCH = ("published", "shared", "batched")
-MOST_OFF = 1e-3  # of the loss, relative
+# Relative; a ReLU that flips in float32 changes the gradient more than the loss.
+MOST_OFF = {"loss": 1e-3, "gradient": 1e-2}
 MATRIX = {"cpu": (2048, 1), "gpu": (8192, 10)}  # size, products in a row
 
 
@@ -119,7 +120,7 @@ def compare(prepared: dict[str, Prepared], precision: str, problem: Problem) -> 
     """Prints how far the first step's loss and gradient are from ours in float32.
 
     Raises:
-        SystemExit: a way in float32 has another loss.
+        SystemExit: a way in float32 has others.
     """
     if precision == "highest" and "ours" in prepared:
         reference = prepared["ours"]
@@ -135,8 +136,8 @@ def compare(prepared: dict[str, Prepared], precision: str, problem: Problem) -> 
         loss = abs(way.loss / reference.loss - 1)
         gradient = abs(way.gradient / reference.gradient - 1)
         print(f"  {name}: loss {loss:.1e} off, gradient's length {gradient:.1e} off")
-        # Not "loss > MOST_OFF", which is false of NaN.
-        if not loss <= MOST_OFF and (name in TORCH or precision == "highest"):
+        same = loss <= MOST_OFF["loss"] and gradient <= MOST_OFF["gradient"]
+        if not same and (name in TORCH or precision == "highest"):
             faults.append(name)
     if faults:
         sys.exit(f"not the same work, so not compared: {', '.join(faults)}")

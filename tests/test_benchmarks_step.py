@@ -101,6 +101,9 @@ def test_other_work_is_not_compared(capsys):
     )
     ways["shared"] = prepared(2.001)
     step.compare(ways, "highest", problem())
+    ways["shared"] = prepared(2.001, 1.02)
+    with pytest.raises(SystemExit, match="shared"):
+        step.compare(ways, "highest", problem())
     ways["frugal"] = prepared(np.nan)
     with pytest.raises(SystemExit, match="frugal"):
         step.compare(ways, "highest", problem())
