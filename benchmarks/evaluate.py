@@ -1,7 +1,7 @@
 """How fast pictures are made and measured: in batches against one at a time.
 
-    python benchmarks/evaluate.py
-    python benchmarks/evaluate.py --resolution 1024 --batch 16 --images 64
+    python -m benchmarks.evaluate
+    python -m benchmarks.evaluate --resolution 1024 --batch 16 --images 64
 
 One picture's way is StyleGAN2 (config-f), CurricularFace's IR-101 on the middle of it,
 and FID's Inception. Weights are random: the time doesn't depend on them. Both ways run
@@ -10,13 +10,12 @@ in one process, by turns; compilation is not counted.
 
 import argparse
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 from flax import nnx
 
-from guide_jax.checkpoint import fill, leaf_shapes
+from benchmarks.random_networks import config_f, random
 from guide_jax.models import arcface
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.crop import resize
@@ -29,23 +28,9 @@ IR101_UNITS = (3, 13, 30, 3)
 ROUNDS = 3
 
 
-def random(build: Callable) -> nnx.Module:
-    """Returns a network of random numbers, so small that nothing overflows."""
-    skeleton = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    leaves = {}
-    for path, shape in leaf_shapes(skeleton).items():
-        leaf = rng.standard_normal(shape, np.float32)
-        if path.endswith("kernel"):
-            leaf /= np.sqrt(np.prod(shape[:-1]))
-        leaves[path] = np.abs(leaf) + 0.5 if path.endswith("var") else leaf
-    return fill(skeleton, leaves)
-
-
 def networks(resolution: int) -> nnx.Dict:
     """Returns config-f's generator at a resolution, and both encoders."""
-    blocks = [4 << i for i in range(resolution.bit_length() - 2)]
-    channels = tuple(min(32768 // block, 512) for block in blocks)
+    channels = config_f(resolution)
     return nnx.Dict(
         generator=random(
             lambda rngs: StyleGAN2(resolution=resolution, channels=channels, rngs=rngs)

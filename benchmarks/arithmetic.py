@@ -1,0 +1,94 @@
+"""The arithmetic of an unlearning step, and how much of it a device can do.
+
+Convolutions and matrix products of the networks are counted, from their shapes, two
+operations for a multiplication and an addition; what a program does beyond that (zeros
+between pixels, activations computed again) is not useful and not counted.
+"""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.lpips import LPIPS, NETS
+from guide_jax.models.stylegan2 import Synthesis
+
+
+def synthesis_flop(network: Synthesis) -> int:
+    """Returns the arithmetic of one image."""
+    total = 0
+    for resolution in network.resolutions:
+        block = getattr(network, f"b{resolution}")
+        for name in ("conv0", "conv1", "torgb"):
+            if not hasattr(block, name):
+                continue
+            layer = getattr(block, name)
+            # A transposed convolution multiplies each pixel that goes in.
+            side = resolution // 2 if name == "conv0" else resolution
+            total += 2 * side**2 * layer.weight.size + 2 * layer.affine.weight.size
+    return total
+
+
+def lpips_flop(network: LPIPS, resolution: int) -> int:
+    """Returns the arithmetic of one image's VGG16 features."""
+    total, side = 0, resolution
+    for layer, conv in zip(NETS["vgg"], network.convs, strict=True):
+        side //= layer.pool or 1
+        total += 2 * side**2 * conv.kernel.size
+    return total
+
+
+def identity_flop(network: IRNet) -> int:
+    """Returns the arithmetic of one crop's embedding."""
+    side = network.input_size
+    total = 2 * side**2 * network.stem.conv.kernel.size
+    for block in network.blocks:
+        total += 2 * side**2 * block.conv1.kernel.size
+        side = -(-side // block.stride)
+        total += 2 * side**2 * block.conv2.kernel.size
+        if hasattr(block, "shortcut_conv"):
+            total += 2 * side**2 * block.shortcut_conv.kernel.size
+        if hasattr(block, "se"):
+            total += 2 * (block.se.squeeze.kernel.size + block.se.excite.kernel.size)
+    return total + 2 * network.head.linear.kernel.size
+
+
+def step_flop(
+    network: Synthesis, lpips: LPIPS, identity: IRNet, latents: int, pairs: int
+) -> int:
+    """Returns the useful arithmetic of one step.
+
+    The student's synthesis is trained: forward, and back to activations and to weights.
+    The judges are frozen: forward, and back to the image. The source goes forward only.
+    """
+    images = 4 * synthesis_flop(network)
+    images += 3 * lpips_flop(lpips, network.resolutions[-1])
+    return latents * images + pairs * 3 * identity_flop(identity)
+
+
+def jax_product(size: int, dtype: str, precision: str) -> Callable[[int], None]:
+    """Returns a function that multiplies two square matrices some times."""
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.standard_normal((size, size)), dtype) for _ in range(2))
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+
+    def run(times: int) -> None:
+        jax.block_until_ready([multiply(a, b) for _ in range(times)])
+
+    return run
+
+
+def speed(size: int, run: Callable[[int], None], times: int) -> tuple[float, float]:
+    """Returns the best FLOP/s and FLOP per CPU-second of five tries of a product."""
+    run(times)
+    best, best_cpu = np.inf, np.inf
+    for _ in range(5):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(times)
+        best = min(best, time.perf_counter() - wall)
+        best_cpu = min(best_cpu, time.process_time() - cpu)
+    flop = 2 * size**3 * times
+    return flop / best, flop / best_cpu

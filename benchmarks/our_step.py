@@ -1,0 +1,134 @@
+"""Our unlearning step on random networks, as the benchmarks take it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import arithmetic
+from benchmarks.random_networks import config_f, random
+from guide_jax import target
+from guide_jax.losses import Judges, Latents, LossWeights
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.lpips import LPIPS
+from guide_jax.models.stylegan2 import StyleGAN2
+from guide_jax.networks import jitted
+from guide_jax.unlearn import (
+    Draws,
+    draw_latents,
+    make_frugal_step,
+    make_train_step,
+    make_trainer,
+)
+
+WAYS = {"ours": make_train_step, "frugal": make_frugal_step}
+LEARNING_RATE = 1e-4
+DISTANCE = 30.0  # d, from the mean to the target
+
+
+class Problem(NamedTuple):
+    """One person to be forgotten by random networks."""
+
+    generator: StyleGAN2
+    judges: Judges
+    draws: Draws
+    weights: LossWeights
+    w_u: jax.Array
+    w_target: jax.Array
+    key: jax.Array
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs are compared by more than LPIPS."""
+        return 1 + self.draws.num_adjacent
+
+    def latents(self) -> Latents:
+        """What our step draws with the key."""
+
+        def draw(mapping, key, w_u, w_target):
+            z_dim = self.generator.z_dim
+            return draw_latents(mapping, key, w_u, w_target, self.draws, z_dim)
+
+        run = jitted(self.generator.mapping, draw)
+        return run(self.key, self.w_u, self.w_target)
+
+    def flop(self) -> int:
+        """The useful arithmetic of a step."""
+        count = self.pairs + self.draws.num_global
+        synthesis = self.generator.synthesis
+        return arithmetic.step_flop(synthesis, *self.judges, count, self.pairs)
+
+
+def make_problem(resolution: int, tiny: bool) -> Problem:
+    """Makes the networks and a person.
+
+    Args:
+        resolution: in pixels.
+        tiny: narrow networks, to try the script.
+    """
+    channels = config_f(resolution, 16 if tiny else 512)
+    small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
+    generator = random(
+        lambda rngs: StyleGAN2(
+            resolution=resolution,
+            channels=channels,
+            # Random weights are drawn for this one: with the usual 0.01 all codes
+            # would be the same.
+            mapping_lr_multiplier=1.0,
+            rngs=rngs,
+        )
+    )
+    judges = Judges(random(LPIPS), random(lambda rngs: IRNet(**small, rngs=rngs)))
+    z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)
+    w_u = jitted(generator.mapping, lambda mapping, z: mapping(z))(z)
+    w_target = target.extra(w_u, generator.mapping.w_avg[...], DISTANCE)
+    key = jax.random.key(2)
+    return Problem(generator, judges, Draws(), LossWeights(), w_u, w_target, key)
+
+
+class OurWay:
+    """One of our steps and its state."""
+
+    def __init__(self, problem: Problem, name: str, precision: str):
+        self._problem, self._precision = problem, precision
+        self._make: Callable = WAYS[name]
+        self.restart()
+
+    def restart(self) -> None:
+        """Goes back to the start, with a step that isn't compiled yet."""
+        p = self._problem
+        trainer, self._student = make_trainer(
+            p.generator, p.judges, p.weights, LEARNING_RATE
+        )
+        self._opt_state = trainer.tx.init(self._student)
+        self._constants = trainer.constants()
+        self._step = self._make(trainer, p.draws, p.generator.z_dim)
+
+    def _args(self) -> tuple:
+        p = self._problem
+        state = (self._student, self._opt_state, self._constants)
+        return (*state, p.w_u, p.w_target, p.key)
+
+    def __call__(self, steps: int) -> None:
+        """Takes steps, and waits for the last."""
+        with jax.default_matmul_precision(self._precision):
+            for _ in range(steps):
+                self._student, self._opt_state, self._terms = self._step(*self._args())
+        jax.block_until_ready((self._student, self._opt_state, self._terms))
+
+    def figures(self) -> tuple[float, float]:
+        """Returns loss and length of its gradient after the very first step."""
+        # Adam's first moment is then a tenth of the gradient.
+        leaves = jax.tree.leaves(self._opt_state[0].mu)
+        squares = sum(jnp.sum((10 * leaf) ** 2) for leaf in leaves)
+        return float(self._terms["total"]), float(squares) ** 0.5
+
+    def planned(self) -> int | None:
+        """Returns the bytes that XLA sets aside for a step, where it is one program."""
+        if not hasattr(self._step, "lower"):
+            return None
+        with jax.default_matmul_precision(self._precision):
+            plan = self._step.lower(*self._args()).compile().memory_analysis()
+        return plan and plan.temp_size_in_bytes
