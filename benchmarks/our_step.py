@@ -10,18 +10,13 @@ import numpy as np
 from benchmarks import arithmetic
 from benchmarks.random_networks import config_f, random
 from guide_jax import target
-from guide_jax.losses import Judges, Latents, LossWeights
+from guide_jax.losses import Compute, Judges, Latents, LossWeights
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
 from guide_jax.networks import jitted
-from guide_jax.unlearn import (
-    Draws,
-    draw_latents,
-    make_frugal_step,
-    make_train_step,
-    make_trainer,
-)
+from guide_jax.parallel import Team, make_frugal_step, make_train_step
+from guide_jax.step import Draws, Trainer, draw_latents, fresh, make_trainer
 
 WAYS = {"ours": make_train_step, "frugal": make_frugal_step}
 LEARNING_RATE = 1e-4
@@ -47,12 +42,19 @@ class Problem(NamedTuple):
     def latents(self) -> Latents:
         """What our step draws with the key."""
 
-        def draw(mapping, key, w_u, w_target):
-            z_dim = self.generator.z_dim
-            return draw_latents(mapping, key, w_u, w_target, self.draws, z_dim)
+        trainer, key = self.trainer(Compute()), jax.random.fold_in(self.key, 0)
 
-        run = jitted(self.generator.mapping, draw)
-        return run(self.key, self.w_u, self.w_target)
+        @jax.jit
+        def draw(constants):
+            codes = self.w_u, self.w_target
+            return draw_latents(trainer, constants, self.draws, *codes, key)
+
+        return draw(trainer.constants())
+
+    def trainer(self, compute: Compute) -> Trainer:
+        """The problem's trainer."""
+        networks = self.generator, self.judges
+        return make_trainer(*networks, self.weights, LEARNING_RATE, compute)
 
     def flop(self) -> int:
         """The useful arithmetic of a step."""
@@ -91,29 +93,28 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
 class OurWay:
     """One of our steps and its state."""
 
-    def __init__(self, problem: Problem, name: str, precision: str):
-        self._problem, self._precision = problem, precision
+    def __init__(self, problem: Problem, name: str, compute: Compute):
+        self._problem, self._compute = problem, compute
         self._make: Callable = WAYS[name]
         self.restart()
 
     def restart(self) -> None:
         """Goes back to the start, with a step that isn't compiled yet."""
-        p = self._problem
-        trainer, self._student = make_trainer(
-            p.generator, p.judges, p.weights, LEARNING_RATE
-        )
-        self._opt_state = trainer.tx.init(self._student)
-        self._constants = trainer.constants()
-        self._step = self._make(trainer, p.draws, p.generator.z_dim)
+        p, team = self._problem, Team()
+        trainer = p.trainer(self._compute)
+        self._constants = team.replicate(trainer.constants())
+        state = fresh(trainer, self._constants["source"])
+        self._student, self._opt_state = team.replicate(state)
+        self._rest = team.replicate((p.w_u, p.w_target, p.key))
+        self._step = self._make(trainer, p.draws, team)
 
     def _args(self) -> tuple:
-        p = self._problem
         state = (self._student, self._opt_state, self._constants)
-        return (*state, p.w_u, p.w_target, p.key)
+        return (*state, *self._rest, np.int32(0))
 
     def __call__(self, steps: int) -> None:
         """Takes steps, and waits for the last."""
-        with jax.default_matmul_precision(self._precision):
+        with jax.default_matmul_precision(self._compute.precision):
             for _ in range(steps):
                 self._student, self._opt_state, self._terms = self._step(*self._args())
         jax.block_until_ready((self._student, self._opt_state, self._terms))
@@ -129,6 +130,6 @@ class OurWay:
         """Returns the bytes that XLA sets aside for a step, where it is one program."""
         if not hasattr(self._step, "lower"):
             return None
-        with jax.default_matmul_precision(self._precision):
+        with jax.default_matmul_precision(self._compute.precision):
             plan = self._step.lower(*self._args()).compile().memory_analysis()
         return plan and plan.temp_size_in_bytes

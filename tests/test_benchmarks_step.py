@@ -13,6 +13,7 @@ from flax import nnx
 
 from benchmarks import against_flaxmodels, arithmetic, measuring, our_step, step
 from benchmarks.random_networks import config_f
+from guide_jax.losses import Compute
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import Synthesis
@@ -49,7 +50,7 @@ def test_without_torch_ours_is_timed_alone(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def ours():
     """Returns loss, gradient's length, gradient by path, and the loss a step later."""
-    way = our_step.OurWay(problem(), "ours", "highest")
+    way = our_step.OurWay(problem(), "ours", Compute())
     way(1)
     figures = way.figures()
     mu = nnx.to_flat_state(way._opt_state[0].mu)

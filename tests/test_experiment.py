@@ -73,7 +73,7 @@ def test_whatever_the_training_s_precision_all_else_is_float32(monkeypatch, tmp_
 
     monkeypatch.setattr(experiment, "load_networks", load)
     config = default.get_config()
-    config.precision = "default"
+    config.precision, config.parallel.devices = "default", 1
     with (
         jax.default_matmul_precision("default"),
         pytest.raises(InputError, match="enough"),
