@@ -150,7 +150,8 @@ def loss_fn(
 
     source = jax.lax.stop_gradient(views(constants["source"], latents.source))
     mine = views(student, latents.student)
-    found = differences(mine, source, judges.lpips.distance)
+    compare = functools.partial(judges.lpips.raw_distance, dtype=mine.features.dtype)
+    found = differences(mine, source, compare)
     return unlearning_loss(found, weights or trainer.weights)
 
 
