@@ -80,7 +80,7 @@ class Views(NamedTuple):
 
     Attributes:
         features: activations that the last output head reads, `[N, h, w, C]`.
-        perceptual: LPIPS feature maps.
+        perceptual: LPIPS feature maps, before they are brought to unit length.
         embeddings: unit-norm identity embeddings of the first 1 + N_a, `[1 + N_a, E]`.
     """
 
@@ -137,7 +137,7 @@ def view(
         embeddings = arcface.embed(judges.identity, images[:num_pairs])
     return Views(
         activations[synthesis.feature_name].astype(images.dtype),
-        judges.lpips.features(small, compute.dtype),
+        judges.lpips.raw_features(small, compute.dtype),
         embeddings,
     )
 
@@ -162,7 +162,7 @@ def differences(student: Views, source: Views, lpips_distance: Callable) -> Diff
     Args:
         student: of `Latents.student`.
         source: of `Latents.source`; constant.
-        lpips_distance: (features, features) -> `[N]`.
+        lpips_distance: (perceptual, perceptual) -> `[N]`.
     """
     pairs = student.embeddings.shape[0]
     squares = (student.features[:pairs] - source.features[:pairs]) ** 2

@@ -6,6 +6,7 @@ synthesis network's parameters, and no others, with Adam. `parallel.py` makes a 
 of it.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -153,7 +154,8 @@ def loss_fn(
 
     source = jax.lax.stop_gradient(views(constants["source"], latents.source))
     mine = views(student, latents.student)
-    found = differences(mine, source, judges.lpips.distance)
+    compare = functools.partial(judges.lpips.raw_distance, dtype=mine.features.dtype)
+    found = differences(mine, source, compare)
     return weighted_sum(found, by), found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_data import nchw, nhwc
+from jax.ad_checkpoint import print_saved_residuals
 
 from convert import lpips as families
 from convert.rules import ConversionError, convert
@@ -233,6 +234,38 @@ def test_float64_stays_float64():
     )
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, distance, rtol=1e-5)
+
+
+def test_raw_maps_are_compared_alike_and_nothing_else_is_kept(capsys):
+    graph, state = alex()
+    a, b = jax.random.uniform(jax.random.key(0), (2, 2, 64, 64, 3), minval=-1)
+    a = a.at[:, :32].set(0)
+
+    def of_features(state, a, b):
+        network = nnx.merge(graph, state)
+        return network.distance(network.features(a), network.features(b)).sum()
+
+    def of_maps(state, a, b):
+        network = nnx.merge(graph, state)
+        maps = network.raw_features(a), network.raw_features(b)
+        return network.raw_distance(*maps).sum()
+
+    wanted, got = (
+        jax.jit(jax.value_and_grad(f, argnums=1))(state, a, b)
+        for f in (of_features, of_maps)
+    )
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
+    largest = np.abs(wanted[1]).max()
+    np.testing.assert_allclose(got[1], wanted[1], rtol=1e-4, atol=1e-5 * largest)
+
+    network = nnx.merge(graph, state)
+    maps = [network.raw_features(x) for x in (a, b)]
+    print_saved_residuals(network.raw_distance, *maps)
+    kept = capsys.readouterr().out.splitlines()
+    assert len(kept) >= 5
+    sides = [f"{x.shape[1]},{x.shape[2]}," for x in maps[0]]
+    for line in kept:
+        assert "from the argument" in line or not any(x in line for x in sides), line
 
 
 def test_bfloat16_features_are_compared_in_float32():

@@ -230,7 +230,6 @@ def relative_error(ours, wanted):
     return float(optax.tree.norm(error) / optax.tree.norm(wanted))
 
 
-@pytest.mark.slow
 def test_golden_guide_step_2d_tiny_in_bfloat16():
     """Its loss and gradient are near, and what is kept between steps is float32."""
     _, grads, students, terms = golden_run(losses.Compute("bfloat16"))

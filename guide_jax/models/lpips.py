@@ -176,6 +176,25 @@ class LPIPS(nnx.Module):
         """Returns the distance [N] of two results of `features`, either constant."""
         return self.layer_distances(features_a, features_b).sum(1)
 
+    def raw_distance(
+        self,
+        maps_a: tuple[jax.Array, ...],
+        maps_b: tuple[jax.Array, ...],
+        dtype: jax.typing.DTypeLike | None = None,
+    ) -> jax.Array:
+        """Returns the distance [N] of two results of `raw_features`, in `dtype`.
+
+        For training: backward needs the maps as they are, and nothing else is kept.
+        """
+
+        @jax.checkpoint
+        def compare(a, b, head):
+            a, b = (unit_length(x.astype(dtype or x.dtype)) for x in (a, b))
+            return ((a - b) ** 2 @ head).mean((1, 2))
+
+        heads = (head[...] for head in self.heads)
+        return sum(map(compare, maps_a, maps_b, heads))
+
 
 def convolve(x: jax.Array, conv: nnx.Conv, layer: Layer) -> jax.Array:
     """Convolves, adds the bias and takes the ReLU; the convolution in x's dtype."""
