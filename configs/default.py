@@ -13,12 +13,13 @@ def get_config() -> ConfigDict:
     # float32 proper. What convolutions read and write, and activations are kept in:
     # "float32" or "bfloat16". Parameters, sums, images and losses stay float32.
     config.compute = "float32"
-    # Of float32 matrix products and convolutions, where a GPU has a choice: "highest"
-    # is float32 proper, "default" lets it use TF32.
-    config.precision = "highest"
-    # Takes one pair of pictures at a time forward and back: a fraction of the memory,
-    # and the same results but for rounding.
-    config.frugal = False
+    # Of float32 matrix products and convolutions in training, where a GPU has a choice:
+    # "highest" is float32 proper, "default" lets it use TF32, as PyTorch's convolutions
+    # and so the paper's do. Measures are always float32 proper.
+    config.precision = "default"
+    # One pair of pictures at a time forward and back: a fraction of the memory, and the
+    # same results but for rounding. "auto": where all pairs at once might not fit.
+    config.frugal = "auto"  # or "always", "never"
     config.save_every = 100  # steps between two checkpoints of a person's training
     # For what other runs need again: compiled programs, and statistics for FID.
     config.cache = "runs/cache"

@@ -37,7 +37,6 @@ def get_config() -> ConfigDict:
     """Returns the paper's settings on FFHQ."""
     config = default.get_config()
     config.name = "ffhq"
-    config.frugal = True
     config.evaluate.align = "mtcnn"
     config.evaluate.fid_samples = 5000
     networks = config.networks

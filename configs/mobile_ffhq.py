@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     """Returns the paper's settings on the generator of random_face."""
     config = default.get_config()
     config.name = "mobile_ffhq"
-    config.frugal = True
     config.source.psi = 0.7  # of faces without artefacts
     config.loss.psi = 0.7
     config.evaluate.outside = ("facenet", "dlib")

@@ -214,6 +214,7 @@ def check(config: ConfigDict) -> None:
     for name, value, known in (
         ("compute", config.compute, COMPUTE),
         ("precision", config.precision, PRECISIONS),
+        ("frugal", config.frugal, ("auto", "always", "never")),
         ("parallel.over", config.parallel.over, ("latents", "people")),
         ("source.align", config.source.align, ALIGNMENTS),
         ("evaluate.align", config.evaluate.align, ("crop", "mtcnn")),

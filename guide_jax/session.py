@@ -16,7 +16,7 @@ from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
 from guide_jax.losses import Compute, Judges, LossWeights, PairWeights
-from guide_jax.parallel import Team
+from guide_jax.parallel import Team, step_bytes
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
 from guide_jax.step import Draws
@@ -45,6 +45,7 @@ class Session:
             say: prints a line.
         """
         self._config, self._networks, self._say = config, networks, say
+        team = team or Team()
         self._generator = networks["generator"]
         self._hashes = {role: network_hash(net) for role, net in networks.items()}
         loss = config.loss
@@ -58,7 +59,7 @@ class Session:
                 loss.global_.weight,
             ),
             draws=draws_of(loss),
-            frugal=config.frugal,
+            frugal=self._is_frugal(team),
             compute=Compute(config.compute, config.precision, loss.lpips_resolution),
             team=team,
             line=line,
@@ -84,6 +85,21 @@ class Session:
             (config.evaluate.others, self._generator.z_dim),
         )
         self._w_others = np.asarray(self._generator.mapping(z, psi=config.source.psi))
+
+    def _is_frugal(self, team: Team) -> bool:
+        config, side = self._config, self._generator.resolution
+        if config.frugal != "auto":
+            return config.frugal == "always"
+        draws = draws_of(config.loss)
+        pairs = 1 + (draws.num_adjacent + draws.num_global) // len(team.devices)
+        needed, there = pairs * step_bytes(side), team.memory()
+        if needed < there:
+            return False
+        self._say(
+            f"a step takes one pair of pictures at a time: all {pairs} would take about"
+            f" {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f} (config.frugal)"
+        )
+        return True
 
     def _judges(self) -> dict[str, judges.Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]

@@ -15,6 +15,7 @@ from configs import default
 from guide_jax import data, experiment, judges, person_folder, session
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.losses import Compute, LossWeights, PairWeights
+from guide_jax.parallel import Team, step_bytes
 from guide_jax.people import Person
 from guide_jax.person_folder import PersonFolder, StepLog
 from guide_jax.session import Session
@@ -100,7 +101,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             "seed": 11,
             "steps": 12,
             "save_every": 13,
-            "frugal": True,
+            "frugal": "always",
             "compute": "bfloat16",
             "precision": "high",
             "optimizer.learning_rate": 0.013,
@@ -131,7 +132,8 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             raise UnlearningError("enough")
 
     monkeypatch.setattr(session, "Unlearner", Recorder)
-    work = Session(config, networks, team="the team", line=4)
+    team = Team()
+    work = Session(config, networks, team=team, line=4)
     with pytest.raises(UnlearningError, match="enough"):
         work.person(SEED, PersonFolder(tmp_path))
     assert made == {
@@ -145,7 +147,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
         "draws": Draws(3, 5, alpha_max=3.5, psi=0.14),
         "frugal": True,
         "compute": Compute("bfloat16", "high", 4),
-        "team": "the team",
+        "team": team,
         "line": 4,
     }
     assert (called["key"], called["steps"]) == (jax.random.key(11), 12)
@@ -558,3 +560,32 @@ def test_results_within_the_photos_folder_are_refused(many, tmp_path):
 def test_an_unknown_mode_is_refused(many):
     with pytest.raises(InputError, match="--mode=x: known are unlearn, evaluate"):
         many("x")
+
+
+# Memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "memory", "frugal"),
+    [
+        ("auto", 1e9, False),
+        ("auto", 1e6, True),
+        ("always", 1e9, True),
+        ("never", 1e6, False),
+    ],
+)
+def test_pairs_are_taken_one_by_one_where_all_might_not_fit(
+    networks, monkeypatch, capsys, choice, memory, frugal
+):
+    made = {}
+    monkeypatch.setattr(session, "Unlearner", lambda *_, **kwargs: made.update(kwargs))
+    monkeypatch.setattr(Team, "memory", lambda self: int(memory))
+    Session(settings(frugal=choice), networks)
+    assert made["frugal"] is frugal
+    said = "one pair of pictures at a time" in capsys.readouterr().out
+    assert said == (choice == "auto" and frugal)
+
+
+def test_a_step_of_the_paper_s_takes_what_was_measured():
+    assert step_bytes(1024) * 5 == pytest.approx(19.7 * 2**30, rel=0.03)
+    assert 1e9 < Team().memory() < 1e14
