@@ -130,6 +130,13 @@ class OurWay:
         """Returns the bytes that XLA sets aside for a step, where it is one program."""
         if not hasattr(self._step, "lower"):
             return None
-        with jax.default_matmul_precision(self._compute.precision):
-            plan = self._step.lower(*self._args()).compile().memory_analysis()
+        plan = self._compiled().memory_analysis()
         return plan and plan.temp_size_in_bytes
+
+    def program(self) -> str:
+        """Returns the compiled program's text."""
+        return self._compiled().as_text()
+
+    def _compiled(self) -> jax.stages.Compiled:
+        with jax.default_matmul_precision(self._compute.precision):
+            return self._step.lower(*self._args()).compile()

@@ -128,18 +128,20 @@ def view(
         num_pairs: how many of the first images are embedded; 1 + N_a of a whole step.
         compute: how the networks are run.
     """
-    images, activations = synthesis(w, dtype=compute.dtype)
+    # The names tell a profile's reader what a program's parts belong to.
+    with jax.named_scope("synthesis"):
+        images, activations = synthesis(w, dtype=compute.dtype)
     small = images
     if compute.lpips_resolution:
         small = average_pool(images, compute.lpips_resolution)
+    with jax.named_scope("lpips"):
+        perceptual = judges.lpips.raw_features(small, compute.dtype)
     embeddings = jnp.zeros((0, 1), images.dtype)
     if num_pairs:  # a device may have nobody's
-        embeddings = arcface.embed(judges.identity, images[:num_pairs])
-    return Views(
-        activations[synthesis.feature_name].astype(images.dtype),
-        judges.lpips.raw_features(small, compute.dtype),
-        embeddings,
-    )
+        with jax.named_scope("identity"):
+            embeddings = arcface.embed(judges.identity, images[:num_pairs])
+    features = activations[synthesis.feature_name].astype(images.dtype)
+    return Views(features, perceptual, embeddings)
 
 
 class Differences(NamedTuple):

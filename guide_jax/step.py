@@ -152,10 +152,13 @@ def loss_fn(
         synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
         return view(synthesis, w, judges, len(by.identity), trainer.compute)
 
-    source = jax.lax.stop_gradient(views(constants["source"], latents.source))
-    mine = views(student, latents.student)
+    with jax.named_scope("source"):
+        source = jax.lax.stop_gradient(views(constants["source"], latents.source))
+    with jax.named_scope("student"):
+        mine = views(student, latents.student)
     compare = functools.partial(judges.lpips.raw_distance, dtype=mine.features.dtype)
-    found = differences(mine, source, compare)
+    with jax.named_scope("losses"):
+        found = differences(mine, source, compare)
     return weighted_sum(found, by), found
 
 
