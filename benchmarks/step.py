@@ -15,7 +15,8 @@ anything is timed, loss and gradient of the first step are compared. The ways:
     shared     PyTorch, one latent at a time, features and image of one pass
     batched    PyTorch, all latents in one pass
 
-Ours also draws the latents, the others are given them. A first step compiles; "cached"
+"x" is a way's time over that of the first, on the clock and in CPU-seconds. Ours also
+draws the latents, the others are given them. A first step compiles; "cached"
 is that of a step made anew that finds its program in JAX's cache on disk. Peak memory
 is what a step needs beyond what is there before it (weights, Adam's moments). PyTorch
 has the settings it comes with: on a GPU, TF32 in convolutions. The share of the peak is
