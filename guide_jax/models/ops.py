@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from guide_jax.models import conv_gradients
+
 CONV_DIMS = ("NHWC", "HWIO", "NHWC")
 # The one smoothing filter of StyleGAN2, [1, 3, 3, 1] along either axis, with sum 1.
 FIR = (0.125, 0.375, 0.375, 0.125)
@@ -74,11 +76,41 @@ def leaky_relu(
     return y if clamp is None else jnp.clip(y, -clamp, clamp)
 
 
+@jax.custom_vjp
 def conv(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Convolves at stride 1 and keeps the size: [N, H, W, I], [k, k, I, O] -> O."""
+    """Convolves at stride 1 and keeps the size: [N, H, W, I], [k, k, I, O] -> O.
+
+    Differentiable in reverse only (as often as wanted).
+    """
+    return _plain_conv(x, weight)
+
+
+def _plain_conv(x: jax.Array, weight: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x, weight, (1, 1), "SAME", dimension_numbers=CONV_DIMS
     )
+
+
+def _conv_forward(x: jax.Array, weight: jax.Array):
+    return conv(x, weight), (x, weight)
+
+
+def _conv_backward(residuals, y_bar: jax.Array):
+    x, weight = residuals
+
+    def plain(x, y_bar):
+        return jax.vjp(lambda w: _plain_conv(x, w), weight)[1](y_bar)[0]
+
+    def products(x, y_bar):
+        return conv_gradients.weight_gradient(x, y_bar, weight.shape[0])
+
+    (x_bar,) = jax.vjp(lambda x: _plain_conv(x, weight), x)[1](y_bar)
+    if x.shape[1] * x.shape[2] < conv_gradients.FEWEST_PIXELS:
+        return x_bar, plain(x, y_bar)
+    return x_bar, lax.platform_dependent(x, y_bar, cpu=products, default=plain)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
 
 
 @jax.custom_vjp
@@ -120,11 +152,17 @@ def _up_conv_forward(x: jax.Array, weight: jax.Array):
 
 
 def _up_conv_backward(residuals, y_bar: jax.Array):
-    # <up(x, w), y> = <x, down(y, w)>, so the weight gradient is that of the stride-2
-    # convolution. Left to itself, XLA:CPU takes a naive loop here, 20 times slower.
+    def plain(x, weight, y_bar):
+        # <up(x, w), y> = <x, down(y, w)>, so the weight gradient is that of the
+        # stride-2 convolution. Left to itself, XLA:CPU takes a naive loop here.
+        x_bar, weight_gradient = jax.vjp(lambda w: _down_conv(y_bar, w), weight)
+        return x_bar, *weight_gradient(x)
+
     x, weight = residuals
-    x_bar, weight_gradient = jax.vjp(lambda w: _down_conv(y_bar, w), weight)
-    return x_bar, *weight_gradient(x)
+    if x.shape[1] * x.shape[2] < conv_gradients.FEWEST_PIXELS:
+        return plain(x, weight, y_bar)
+    products = conv_gradients.up_conv_gradients
+    return lax.platform_dependent(x, weight, y_bar, cpu=products, default=plain)
 
 
 up_conv.defvjp(_up_conv_forward, _up_conv_backward)
