@@ -40,9 +40,11 @@ import jax
 
 from benchmarks import against_flaxmodels, arithmetic, measuring, our_step
 from benchmarks.our_step import OurWay, Problem
+from guide_jax.losses import Compute
 
 TORCH = ("published", "shared", "batched")
 # Relative; a ReLU that flips in float32 changes the gradient more than the loss.
+EXACT = Compute("float32", "highest")
 MOST_OFF = {"loss": 1e-3, "gradient": 1e-2}
 MATRIX = {"cpu": (2048, 1), "gpu": (8192, 10)}  # size, products in a row
 
@@ -59,9 +61,9 @@ class Prepared(NamedTuple):
     planned: int | None = None
 
 
-def prepare_ours(problem: Problem, name: str, precision: str) -> Prepared:
+def prepare_ours(problem: Problem, name: str, compute: Compute) -> Prepared:
     """Compiles one of our steps twice, the second time from the cache."""
-    way, gpu = OurWay(problem, name, precision), platform() == "gpu"
+    way, gpu = OurWay(problem, name, compute), platform() == "gpu"
     peak, first = None, []
 
     def run(steps: int) -> None:
@@ -117,16 +119,17 @@ def import_torch() -> Any:
     return module
 
 
-def compare(prepared: dict[str, Prepared], precision: str, problem: Problem) -> None:
+def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -> None:
     """Prints how far the first step's loss and gradient are from ours in float32.
 
     Raises:
         SystemExit: a way in float32 has others.
     """
-    if precision == "highest" and "ours" in prepared:
+    exact = compute == EXACT
+    if exact and "ours" in prepared:
         reference = prepared["ours"]
     else:
-        way = OurWay(problem, "ours", "highest")
+        way = OurWay(problem, "ours", EXACT)
         way(1)
         reference = Prepared(way, *way.figures(), None, None, None)
     print(f"first step: loss {reference.loss:.6g}, gradient {reference.gradient:.6g}")
@@ -138,7 +141,7 @@ def compare(prepared: dict[str, Prepared], precision: str, problem: Problem) -> 
         gradient = abs(way.gradient / reference.gradient - 1)
         print(f"  {name}: loss {loss:.1e} off, gradient's length {gradient:.1e} off")
         same = loss <= MOST_OFF["loss"] and gradient <= MOST_OFF["gradient"]
-        if not same and (name in TORCH or precision == "highest"):
+        if not same and (name in TORCH or exact):
             faults.append(name)
     if faults:
         sys.exit(f"not the same work, so not compared: {', '.join(faults)}")
@@ -220,6 +223,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--precision", default="highest", help="config.precision: of our products"
     )
+    parser.add_argument("--compute", default="float32", help="config.compute: of ours")
     parser.add_argument("--tiny", action="store_true", help="narrow, to try the script")
     return parser.parse_args(argv)
 
@@ -244,16 +248,17 @@ def main(argv: list[str] | None = None) -> None:
     torch_step = import_torch() if set(args.ways) & set(TORCH) else None
     print(machine(torch_step, args))
     problem = our_step.make_problem(args.resolution, args.tiny)
+    compute = Compute(args.compute, args.precision)
     prepared = {}
     with measuring.empty_cache():
         # The frugal one first: JAX's peak of memory only rises.
         for name in sorted(set(args.ways) & set(our_step.WAYS)):
-            prepared[name] = prepare_ours(problem, name, args.precision)
+            prepared[name] = prepare_ours(problem, name, compute)
     for name in args.ways:
         if name in TORCH and torch_step:
             prepared[name] = prepare_torch(problem, name, torch_step)
     prepared = {name: prepared[name] for name in args.ways if name in prepared}
-    compare(prepared, args.precision, problem)
+    compare(prepared, compute, problem)
     ways = {name: way.run for name, way in prepared.items()}
     timings = measuring.by_turns(ways, args.turns, steps)
     found = peaks(torch_step, args.tiny)
@@ -277,7 +282,8 @@ def machine(torch_step: Any, args: argparse.Namespace) -> str:
     versions = f"jax {jax.__version__}"
     if torch_step:
         versions += f", torch {torch_step.torch.__version__}"
-    return f"{kind}, {versions}, {args.resolution} px, precision {args.precision}"
+    computed = f"{args.compute}, precision {args.precision}"
+    return f"{kind}, {versions}, {args.resolution} px, {computed}"
 
 
 if __name__ == "__main__":

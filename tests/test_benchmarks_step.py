@@ -96,18 +96,18 @@ def test_the_torch_step_equals_ours(name, ours):
 def test_other_work_is_not_compared(capsys):
     ways = {"ours": prepared(2.0), "frugal": prepared(2.0), "shared": prepared(2.003)}
     with pytest.raises(SystemExit, match=r"not the same work.*: shared$"):
-        step.compare(ways, "highest", problem())
+        step.compare(ways, step.EXACT, problem())
     assert "shared: loss 1.5e-03 off, gradient's length 0.0e+00 off" in (
         capsys.readouterr().out
     )
     ways["shared"] = prepared(2.001)
-    step.compare(ways, "highest", problem())
+    step.compare(ways, step.EXACT, problem())
     ways["shared"] = prepared(2.001, 1.02)
     with pytest.raises(SystemExit, match="shared"):
-        step.compare(ways, "highest", problem())
+        step.compare(ways, step.EXACT, problem())
     ways["frugal"] = prepared(np.nan)
     with pytest.raises(SystemExit, match="frugal"):
-        step.compare(ways, "highest", problem())
+        step.compare(ways, step.EXACT, problem())
 
 
 def test_ratios_are_to_the_first_way():
