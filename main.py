@@ -4,6 +4,7 @@ python main.py
 python main.py --config=configs/ffhq.py --workdir=runs/mine --config.steps=500
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,7 @@ from ml_collections import config_flags
 from guide_jax import hosts
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.experiment import MODES, run
+from guide_jax.workers import at_work
 
 FLAGS = flags.FLAGS
 
@@ -73,6 +75,11 @@ def main(argv: list[str]) -> None:
 def fail(error: object, code: int) -> NoReturn:
     """Says what was wrong, without a traceback, and ends the program."""
     print("error:", error, file=sys.stderr)
+    if hosts.together() or at_work():
+        # Other processes would be waited for, and other people's threads torn apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -6,7 +6,8 @@
 Takes a few steps of the production program on random networks (as `benchmarks.step`
 does) and adds up the time of its operations: on a GPU that of kernels, on a CPU that of
 threads, so that two cores make two seconds a second. `--keep` leaves the trace for
-XProf or Perfetto.
+XProf or Perfetto. On a GPU set XLA_FLAGS=--xla_gpu_enable_command_buffer= : command
+buffers would hide what a kernel belongs to.
 """
 
 import argparse

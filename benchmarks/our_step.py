@@ -10,12 +10,13 @@ import numpy as np
 from benchmarks import arithmetic
 from benchmarks.random_networks import config_f, random
 from guide_jax import target
+from guide_jax.frugal import make_frugal_step
 from guide_jax.losses import Compute, Judges, Latents, LossWeights
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
 from guide_jax.networks import jitted
-from guide_jax.parallel import Team, make_frugal_step, make_train_step
+from guide_jax.parallel import Team, make_train_step
 from guide_jax.step import Draws, Trainer, draw_latents, fresh, make_trainer
 
 WAYS = {"ours": make_train_step, "frugal": make_frugal_step}

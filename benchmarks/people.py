@@ -49,14 +49,11 @@ def run(
             f"--config.cache={folder / 'cache'}",
         ]
         started = time.monotonic()
-        subprocess.run(
-            command,
-            check=True,
-            env=environment,
-            preexec_fn=pin,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        done = subprocess.run(
+            command, env=environment, preexec_fn=pin, capture_output=True, text=True
         )
+        if done.returncode:
+            sys.exit(done.stderr)
         return time.monotonic() - started
 
     once(SHORT)

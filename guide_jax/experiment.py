@@ -9,11 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from guide_jax import hosts, parallel, people, report, target
+from guide_jax import (
+    fingerprint,
+    from_config,
+    hosts,
+    parallel,
+    people,
+    report,
+    target,
+)
 from guide_jax.align import ALIGNMENTS
+from guide_jax.checkpoint import network_hash
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.networks import load_networks
 from guide_jax.page import page
@@ -21,9 +31,9 @@ from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, RESULTS, PersonFolder
 from guide_jax.render import render
-from guide_jax.session import Session, draws_of
+from guide_jax.session import Session
 from guide_jax.summary import Done, Failed, summarise, to_csv
-from guide_jax.workers import Worker, spread, worker_on
+from guide_jax.workers import UnusableError, Worker, spread, worker_on
 
 MODES = "unlearn", "evaluate", "render"
 TABLE, PAGE = "results.csv", "report.html"
@@ -61,8 +71,14 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
     _keep_programs(Path(config.cache))
     # Only the training step may have less: see `losses.Compute`.
     with jax.default_matmul_precision("highest"):
+        devices = _devices(config, mode)
         if mode == "render":
             return {"files": [str(path) for path in render(config, workdir)]}
+        if not hosts.is_first():
+            networks = load_networks(config)
+            _check_same(config, networks)
+            from_config.unlearner(config, networks, Team(devices)).follow()
+            return {}
         listed = people.listed(config.source)
         photos = Path(config.source.image).resolve()
         if config.source.image and workdir.resolve().is_relative_to(photos):
@@ -70,19 +86,23 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
                 f"the results would go to {workdir}, within the photos' folder, and be"
                 " taken for people the next time; choose another --workdir"
             )
-        devices = _devices(config, mode)
         networks = load_networks(config)
         if config.parallel.over == "people":
             on = [worker_on(*x, config, networks) for x in enumerate(devices)]
             return _people(config, on[: len(listed)], listed, workdir, mode)
+        _check_same(config, networks)
         session = Session(config, networks, team=Team(devices))
-        if not hosts.is_first():
-            session.follow()
-            return {}
         try:
             return _people(config, [session.person], listed, workdir, mode)
         finally:
             session.dismiss()
+
+
+def _check_same(config: ConfigDict, networks: dict[str, nnx.Module]) -> None:
+    """Raises InputError where another process would train otherwise."""
+    if hosts.together():
+        hashes = {role: network_hash(network) for role, network in networks.items()}
+        hosts.check_same(fingerprint.of_training(config, "", hashes))
 
 
 def _keep_programs(cache: Path) -> None:
@@ -106,8 +126,11 @@ def _devices(config: ConfigDict, mode: str) -> list[jax.Device]:
             f" only {what} needs them"
         )
     devices = parallel.devices_of(settings.devices)
-    if mode == "unlearn" and settings.over == "latents":
-        parallel.check(draws_of(config.loss), len(devices))
+    if settings.over == "people":
+        return devices
+    if mode != "unlearn":
+        return devices[:1]
+    parallel.check(from_config.draws(config.loss), len(devices), processes)
     return devices
 
 
@@ -124,7 +147,10 @@ def _people(
         What `workdir/results.json` holds.
     """
     if len(listed) == 1:
-        results = workers[0](listed[0], PersonFolder(workdir), mode)
+        try:
+            results = workers[0](listed[0], PersonFolder(workdir), mode)
+        except UnusableError as error:
+            raise error.__cause__ from error
         _write(workdir, [Done(results, workdir)], [], config)
         print(report.table(results))
         print(f"{workdir / PICTURE} shows it; all results are in {workdir}")
@@ -173,7 +199,7 @@ def _people(
 def _fault(error: Exception) -> str:
     """Returns an error in one line."""
     # In a step that other processes wait in, nothing can go on without them.
-    if jax.process_count() > 1 and not isinstance(error, InputError | UnlearningError):
+    if hosts.together() and not isinstance(error, InputError | UnlearningError):
         raise error
     text = " ".join(str(error).split())
     if isinstance(error, InputError | UnlearningError | OSError):

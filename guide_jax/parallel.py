@@ -31,7 +31,7 @@ def devices_of(count: int) -> list[jax.Device]:
     """Returns so many devices of each process, or all of them for 0.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are fewer, or not equally many.
     """
     processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
     least = min(map(len, processes))
@@ -113,26 +113,28 @@ class Team:
         return run
 
 
-def step_bytes(resolution: int) -> int:
-    """Returns about how many bytes each pair of a step takes.
+def check(draws: Draws, devices: int, processes: int = 1) -> None:
+    """Raises InputError unless a step's random latents divide over the devices.
 
-    StyleGAN2's largest, VGG16 and IR-SE50 take 19.7 GiB for five pairs at 1024 pixels.
+    Args:
+        draws: of a step.
+        devices: of all processes together.
+        processes: how many have a share of them.
     """
-    return int(4.3e9 * (resolution / 1024) ** 2)
-
-
-def check(draws: Draws, devices: int) -> None:
-    """Raises InputError unless a step's random latents divide over the devices."""
     counts = draws.num_adjacent, draws.num_global
     if devices == 1 or (any(counts) and not any(n % devices for n in counts)):
         return
-    fit = [n for n in range(1, devices) if not any(c % n for c in counts)]
-    fewer = " or ".join(map(str, fit if any(counts) else [1]))
+    fewer = [
+        str(n // processes)
+        for n in range(processes, devices, processes)
+        if n == 1 or (any(counts) and not any(c % n for c in counts))
+    ]
     raise InputError(
         f"loss.adjacency.count = {counts[0]} and loss.global_.count = {counts[1]} don't"
         f" divide over {devices} devices. Multiples of {devices} would"
-        f" ({devices}, {2 * devices}, ...), or {fewer} devices"
-        " (config.parallel.devices of each process)"
+        f" ({devices}, {2 * devices}, ...)"
+        + (f", or config.parallel.devices of {' or '.join(fewer)}" if fewer else "")
+        + "; config.parallel.over=people gives each device a person instead"
     )
 
 
@@ -161,7 +163,7 @@ def step_on(
     Returns:
         Student and opt_state after the step; the whole loss's terms before it.
     """
-    shares = _Shares(num_adjacent, len(latents.student) - 1 - num_adjacent, devices)
+    shares = Shares(num_adjacent, len(latents.student) - 1 - num_adjacent, devices)
     by = factors(trainer.weights, shares.adjacent, shares.global_)
     find = functools.partial(gradients, trainer, student, constants)
     if devices == 1:
@@ -186,7 +188,7 @@ def meet(tree: Tree) -> Tree:
     return restore(lax.psum(flat, AXIS))
 
 
-class _Shares:
+class Shares:
     """Which of a step's pairs are whose.
 
     Rows are [own, adjacent ..., global ...] of arrays of all pairs, and without the
@@ -245,74 +247,6 @@ def make_train_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
         return step(trainer, student, opt_state, constants, latents, n)
 
     return team.map(train_step, mapped=(False,) * 7, donate=(0, 1))
-
-
-def make_frugal_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
-    """As `make_train_step`, in the memory of one pair.
-
-    The loss is a sum over pairs, so its gradient is the sum of theirs: one program
-    takes a pair of each device forward and back, another adds it up and takes the step.
-    """
-    devices = len(team.devices)
-    shares = _Shares(draws.num_adjacent, draws.num_global, devices)
-    by = factors(trainer.weights, draws.num_adjacent, draws.num_global)
-
-    def draw(index, student, constants, w_u, w_target, key, i):
-        key = jax.random.fold_in(key, i)
-        latents = draw_latents(trainer, constants, draws, w_u, w_target, key)
-        # Those compared by LPIPS alone count for nothing else: one program for all.
-        none = jnp.zeros(draws.num_global)
-        mse, identity = (jnp.concatenate([x, none]) for x in (by.mse, by.identity))
-        of_all = Differences(mse, jnp.asarray(by.lpips), identity)
-        mine = jax.tree.map(
-            lambda x: shares.take(x, index, own=True), (latents, of_all)
-        )
-        count = len(mine[0].student)
-        rounds = [jax.tree.map(lambda x, i=i: x[i : i + 1], mine) for i in range(count)]
-        return jax.tree.map(jnp.zeros_like, student), rounds
-
-    def pair(index, student, total, constants, latents, by, own):
-        def find():
-            return gradients(trainer, student, constants, latents, by)
-
-        if devices > 1:  # the person's own pair is the first device's
-
-            def nothing():
-                return jax.tree.map(jnp.zeros_like, jax.eval_shape(find))
-
-            grads, found = lax.cond((index == 0) | ~own, find, nothing)
-        else:
-            grads, found = find()
-        return jax.tree.map(jnp.add, total, grads), found
-
-    def finish(index, student, opt_state, total, found):
-        mse, lpips, identity = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-        rows = 1 + draws.num_adjacent // devices
-        found = Differences(mse[:rows], lpips, identity[:rows])
-        if devices > 1:
-            total, found = meet((total, shares.place(found, index, own=True)))
-        student, opt_state = update(trainer, student, opt_state, total)
-        return student, opt_state, loss_terms(found, trainer.weights)
-
-    draw = team.map(draw, mapped=(False,) * 6, out_mapped=True)
-    pair = team.map(
-        pair,
-        mapped=(False, True, False, True, True, False),
-        out_mapped=True,
-        donate=(1,),
-    )
-    finish = team.map(finish, mapped=(False, False, True, True), donate=(0, 1))
-
-    def train_step(student, opt_state, constants, w_u, w_target, key, i):
-        total, rounds = draw(student, constants, w_u, w_target, key, i)
-        found = []
-        for number, (latents, of_pair) in enumerate(rounds):
-            own = np.bool_(number == 0)
-            total, differences = pair(student, total, constants, latents, of_pair, own)
-            found.append(differences)
-        return finish(student, opt_state, total, found)
-
-    return train_step
 
 
 def place_on(device: jax.Device, network: nnx.Module) -> nnx.Module:

@@ -9,18 +9,24 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from guide_jax import data, fingerprint, inversion, judges, outside, report, target
+from guide_jax import (
+    data,
+    fingerprint,
+    from_config,
+    inversion,
+    judges,
+    outside,
+    report,
+    target,
+)
 from guide_jax.align import prepare_photo
 from guide_jax.checkpoint import network_hash
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
-from guide_jax.losses import Compute, Judges, LossWeights, PairWeights
-from guide_jax.parallel import Team, step_bytes
+from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
-from guide_jax.step import Draws
-from guide_jax.unlearn import Unlearner
 
 
 class Session:
@@ -45,25 +51,9 @@ class Session:
             say: prints a line.
         """
         self._config, self._networks, self._say = config, networks, say
-        team = team or Team()
         self._generator = networks["generator"]
         self._hashes = {role: network_hash(net) for role, net in networks.items()}
-        loss = config.loss
-        self._unlearn = Unlearner(
-            self._generator,
-            Judges(networks["lpips"], networks["identity"]),
-            learning_rate=config.optimizer.learning_rate,
-            weights=LossWeights(
-                _pair_weights(loss.local),
-                _pair_weights(loss.adjacency),
-                loss.global_.weight,
-            ),
-            draws=draws_of(loss),
-            frugal=self._is_frugal(team),
-            compute=Compute(config.compute, config.precision, loss.lpips_resolution),
-            team=team,
-            line=line,
-        )
+        self._unlearn = from_config.unlearner(config, networks, team, line, say)
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)
             self._refine = inversion.make_refine(self._generator, networks["lpips"])
@@ -85,21 +75,6 @@ class Session:
             (config.evaluate.others, self._generator.z_dim),
         )
         self._w_others = np.asarray(self._generator.mapping(z, psi=config.source.psi))
-
-    def _is_frugal(self, team: Team) -> bool:
-        config, side = self._config, self._generator.resolution
-        if config.frugal != "auto":
-            return config.frugal == "always"
-        draws = draws_of(config.loss)
-        pairs = 1 + (draws.num_adjacent + draws.num_global) // len(team.devices)
-        needed, there = pairs * step_bytes(side), team.memory()
-        if needed < there:
-            return False
-        self._say(
-            f"a step takes one pair of pictures at a time: all {pairs} would take about"
-            f" {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f} (config.frugal)"
-        )
-        return True
 
     def _judges(self) -> dict[str, judges.Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]
@@ -167,10 +142,6 @@ class Session:
             stored = folder.load()
         folder.settle(training)
         return self._measure(person, who, folder, stored)
-
-    def follow(self) -> None:
-        """Takes part in the first process's steps, in one that isn't the first."""
-        self._unlearn.follow()
 
     def dismiss(self) -> None:
         """Lets the other processes' `follow` end."""
@@ -327,17 +298,6 @@ class Session:
     ) -> tuple[View, View]:
         look = self._evaluator.look
         return look(self._generator, w), look(forgetful, w)
-
-
-def draws_of(loss: ConfigDict) -> Draws:
-    """Returns what `config.loss` says of a step's random latents."""
-    return Draws(
-        loss.adjacency.count, loss.global_.count, loss.adjacency.alpha_max, loss.psi
-    )
-
-
-def _pair_weights(part: ConfigDict) -> PairWeights:
-    return PairWeights(part.mse_weight, part.lpips_weight, part.id_weight, part.weight)
 
 
 def _doubt(results: Mapping) -> list[str]:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from guide_jax import hosts
 from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
+from guide_jax.frugal import make_frugal_step
 from guide_jax.losses import PLAIN, Compute, Judges, LossWeights
-from guide_jax.parallel import Team, make_frugal_step, make_train_step
+from guide_jax.parallel import Team, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer
 
 Tree = Any
@@ -163,9 +164,9 @@ class Unlearner:
         order = hosts.agree(jax.tree.map(np.asarray, order))
         if order.steps < 0:
             return None
+        self._within = True
         if order.first:
             state = hosts.agree(state)
-        self._within = True
         try:
             student = self._steps(order, state, report, save)
         except UnlearningError:  # in all processes alike

@@ -16,7 +16,13 @@ from guide_jax.people import Person
 from guide_jax.person_folder import PersonFolder
 from guide_jax.session import Session
 
+
+class UnusableError(Exception):
+    """A worker that can't work; its `__cause__` says why."""
+
+
 Item = TypeVar("Item")
+_NAME, _END = "guide_jax worker", object()
 # (person, folder, mode) -> results
 Worker = Callable[[Person, PersonFolder, str], dict]
 
@@ -41,12 +47,16 @@ def worker_on(
         mine = {role: place_on(device, network) for role, network in networks.items()}
         return Session(config, mine, team=Team([device]), line=line, say=say)
 
-    def person(*args) -> dict:
+    def work(person: Person, folder: PersonFolder, mode: str) -> dict:
         # Both are a thread's own: what the main thread has set isn't set here.
         with jax.default_device(device), jax.default_matmul_precision("highest"):
-            return session().person(*args)
+            try:
+                ready = session()
+            except Exception as error:
+                raise UnusableError(device) from error
+            return ready.person(person, folder, mode)
 
-    return person
+    return work
 
 
 def spread(
@@ -60,7 +70,8 @@ def spread(
 
     Yields:
         Each item with its result, or with the Exception that it ended in; in the order
-        in which they end.
+        in which they end. After an `UnusableError` a worker takes no more, and
+        another one its item; the last one's error is that of all that are left.
     """
     if len(workers) == 1:
         for item in items:
@@ -70,25 +81,49 @@ def spread(
     ended: queue.SimpleQueue = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
+    usable = set(range(len(workers)))
+    lock = threading.Lock()
 
-    def work(worker: Callable[[Item], Any]) -> None:
+    def work(number: int) -> None:
         while True:
-            try:
-                item = waiting.get_nowait()
-            except queue.Empty:
+            item = waiting.get()
+            if item is _END:
                 return
-            ended.put((item, _outcome(worker, item)))
+            try:
+                outcome = workers[number](item)
+            except UnusableError as error:
+                with lock:
+                    if len(usable) > 1:
+                        usable.remove(number)
+                        waiting.put(item)
+                        return
+                outcome = error.__cause__
+            # Whatever it is, it must not lose the others.
+            except Exception as error:
+                outcome = error
+            ended.put((item, outcome))
 
-    for worker in workers:
-        # Daemons: a program that is broken off needn't wait for them.
-        threading.Thread(target=work, args=(worker,), daemon=True).start()
-    for _ in items:
-        yield ended.get()
+    for number in range(len(workers)):
+        # Daemons: whoever ends the program needn't wait for them.
+        threading.Thread(target=work, args=(number,), name=_NAME, daemon=True).start()
+    try:
+        for _ in items:
+            yield ended.get()
+    finally:
+        for _ in workers:
+            waiting.put(_END)
+
+
+def at_work() -> bool:
+    """Says whether a thread of `spread` is there still."""
+    return any(thread.name == _NAME for thread in threading.enumerate())
 
 
 def _outcome(worker: Callable[[Item], Any], item: Item) -> Any:
     try:
         return worker(item)
+    except UnusableError as error:
+        return error.__cause__
     # Whatever it is, it must not lose the others.
     except Exception as error:
         return error

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import default, demo, demo_128, ffhq, mobile_ffhq
-from guide_jax import experiment, session
+from guide_jax import experiment, from_config
 from guide_jax.errors import InputError
 from guide_jax.losses import LossWeights, PairWeights
 from guide_jax.step import Draws
@@ -16,16 +16,10 @@ def test_default_settings_are_the_paper_s():
         1000, "extra", 30.0
     )  # fmt: skip
     assert config.optimizer.learning_rate == 1e-4
-    assert session._pair_weights(config.loss.local) == PairWeights()
-    assert session._pair_weights(config.loss.adjacency) == PairWeights()
+    assert from_config.pair_weights(config.loss.local) == PairWeights()
+    assert from_config.pair_weights(config.loss.adjacency) == PairWeights()
     assert config.loss.global_.weight == LossWeights().global_
-    draws = Draws(
-        config.loss.adjacency.count,
-        config.loss.global_.count,
-        config.loss.adjacency.alpha_max,
-        config.loss.psi,
-    )
-    assert draws == Draws()
+    assert from_config.draws(config.loss) == Draws()
 
 
 @pytest.mark.parametrize("module", [default, demo, demo_128, ffhq, mobile_ffhq])

@@ -58,8 +58,8 @@ def start(folder, devices, args):
     )
 
 
-def start_two(folder, args):
-    """Starts two processes, in the folders 0 and 1."""
+def start_two(folder, args, more=((), ())):
+    """Starts two processes, in the folders 0 and 1, with further arguments of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -69,7 +69,7 @@ def start_two(folder, args):
         f"--config.parallel.coordinator={address}",
         "--config.parallel.processes=2",
     ]
-    each = [[*args, f"--config.parallel.process={i}"] for i in range(2)]
+    each = [[*args, f"--config.parallel.process={i}", *more[i]] for i in range(2)]
     return [start(folder / str(i), 4, each[i]) for i in range(2)]
 
 
@@ -136,6 +136,41 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(tmp_path, settings):
     assert "| 0/2000" not in output
 
 
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_both_soon(tmp_path, settings):
+    """Another learning rate in the second; then nobody to be forgotten in the first."""
+    for wrong, says in (
+        ([[], ["--config.optimizer.learning_rate=0.5"]], "other settings or other"),
+        ([["--config.source.image=nobody.jpg"], []], "nobody.jpg: no such photo"),
+    ):
+        both = start_two(tmp_path, settings, wrong)
+        started = time.monotonic()
+        outputs = [process.communicate(timeout=200)[0] for process in both]
+        assert time.monotonic() - started < 120
+        assert both[0].returncode == 2, outputs[0]
+        assert both[1].returncode != 0
+        assert says in outputs[0]
+        assert "Traceback" not in outputs[0]
+
+
+@pytest.mark.parametrize("coordinator", ["myhost", "myhost:x", ":1234"])
+def test_a_coordinator_without_host_or_port_is_refused(coordinator):
+    settings = default.get_config().parallel
+    settings.coordinator, settings.processes = coordinator, 2
+    for settings.process in range(2):
+        with pytest.raises(InputError, match="HOST:PORT of the first"):
+            hosts.start(settings)
+
+
+def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(hosts, "FIRST_CONTACT", 0.3)
+    settings = default.get_config().parallel
+    settings.coordinator, settings.processes = "127.0.0.1:1", 2
+    settings.process = 1
+    with pytest.raises(InputError, match=r"'127\.0\.0\.1:1': nobody answers there"):
+        hosts.start(settings)
+
+
 @pytest.mark.parametrize(("process", "processes"), [(2, 2), (1, 1)])
 def test_a_process_beyond_the_last_is_refused(process, processes):
     settings = default.get_config().parallel
@@ -148,8 +183,9 @@ def test_a_process_beyond_the_last_is_refused(process, processes):
 def test_what_several_processes_cannot_do_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment.jax, "process_count", lambda: 2)
     config = default.get_config()
-    with pytest.raises(InputError, match="only --mode=unlearn needs them"):
-        experiment.run(config, tmp_path, "evaluate")
+    for mode in ("evaluate", "render"):
+        with pytest.raises(InputError, match="only --mode=unlearn needs them"):
+            experiment.run(config, tmp_path, mode)
     config.parallel.over = "people"
     with pytest.raises(InputError, match=r"only config\.parallel\.over=latents"):
         experiment.run(config, tmp_path)

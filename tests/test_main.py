@@ -15,7 +15,7 @@ from PIL import Image
 
 import main
 from configs import demo, ffhq
-from guide_jax import session
+from guide_jax import session, unlearn
 from guide_jax.checkpoint import load_network, save_network
 from guide_jax.errors import UnlearningError
 
@@ -321,7 +321,7 @@ def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatc
     def fail(*args, **kwargs):
         raise UnlearningError("the loss is nan at step 0")
 
-    monkeypatch.setattr(session.Unlearner, "__call__", fail)
+    monkeypatch.setattr(unlearn.Unlearner, "__call__", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
     files = {path.name for path in (tmp_path / "work").iterdir()}
     assert files == set()
@@ -337,7 +337,7 @@ def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeyp
         on_step(0, {"total": 1.0})
         raise UnlearningError("the loss is nan at step 1")
 
-    monkeypatch.setattr(session.Unlearner, "__call__", fail)
+    monkeypatch.setattr(unlearn.Unlearner, "__call__", fail)
     mistake({}, code=1)
     for name in ("metrics.jsonl", "results.json", "before_after.png"):
         assert (work / name).read_text() == "earlier"

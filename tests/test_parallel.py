@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from guide_jax.errors import InputError
+from guide_jax.frugal import make_frugal_step
 from guide_jax.losses import LossWeights, PairWeights
-from guide_jax.parallel import Team, check, make_frugal_step, make_train_step
+from guide_jax.parallel import Team, check, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer
 
 WEIGHTS = LossWeights(
@@ -122,23 +123,24 @@ def test_the_person_s_own_pair_is_computed_on_one_device_only():
 
 
 @pytest.mark.parametrize(
-    ("counts", "devices", "says"),
+    ("counts", "devices", "processes", "says"),
     [
-        ((2, 2), 4, "Multiples of 4 would (4, 8, ...), or fewer devices: config.paralle"
-                    "l.devices of 1 or 2"),
-        ((8, 6), 8, "of 1 or 2"),
-        ((0, 0), 2, "of 1"),
+        ((2, 2), 4, 1, "(4, 8, ...), or config.parallel.devices of 1 or 2;"),
+        ((8, 6), 8, 1, "(8, 16, ...), or config.parallel.devices of 1 or 2;"),
+        ((0, 0), 2, 1, "(2, 4, ...), or config.parallel.devices of 1;"),
+        ((4, 4), 8, 2, "(8, 16, ...), or config.parallel.devices of 1 or 2;"),
+        ((1, 1), 2, 2, "(2, 4, ...); config.parallel.over=people"),
     ],
-)  # fmt: skip
+)
 def test_counts_that_do_not_divide_are_refused_with_those_that_would(
-    counts, devices, says
+    counts, devices, processes, says
 ):
     with pytest.raises(InputError) as caught:
-        check(Draws(*counts), devices)
+        check(Draws(*counts), devices, processes)
     text = str(caught.value)
     assert f"count = {counts[0]} and" in text
     assert f"over {devices} devices" in text
-    assert text.endswith(says)
+    assert says in text
     assert "\n" not in text
 
 

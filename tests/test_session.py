@@ -12,10 +12,18 @@ import tiny
 from PIL import Image
 
 from configs import default
-from guide_jax import data, experiment, judges, person_folder, session
+from guide_jax import (
+    data,
+    experiment,
+    from_config,
+    judges,
+    person_folder,
+    session,
+)
 from guide_jax.errors import InputError, UnlearningError
+from guide_jax.frugal import step_bytes
 from guide_jax.losses import Compute, LossWeights, PairWeights
-from guide_jax.parallel import Team, step_bytes
+from guide_jax.parallel import Team
 from guide_jax.people import Person
 from guide_jax.person_folder import PersonFolder, StepLog
 from guide_jax.session import Session
@@ -131,7 +139,7 @@ def test_every_training_field_reaches_the_training(networks, monkeypatch, tmp_pa
             called.update(kwargs)
             raise UnlearningError("enough")
 
-    monkeypatch.setattr(session, "Unlearner", Recorder)
+    monkeypatch.setattr(from_config, "Unlearner", Recorder)
     team = Team()
     work = Session(config, networks, team=team, line=4)
     with pytest.raises(UnlearningError, match="enough"):
@@ -578,7 +586,9 @@ def test_pairs_are_taken_one_by_one_where_all_might_not_fit(
     networks, monkeypatch, capsys, choice, memory, frugal
 ):
     made = {}
-    monkeypatch.setattr(session, "Unlearner", lambda *_, **kwargs: made.update(kwargs))
+    monkeypatch.setattr(
+        from_config, "Unlearner", lambda *_, **kwargs: made.update(kwargs)
+    )
     monkeypatch.setattr(Team, "memory", lambda self: int(memory))
     Session(settings(frugal=choice), networks)
     assert made["frugal"] is frugal

@@ -1,10 +1,11 @@
 """Who gets which item, and what becomes of one that fails."""
 
 import threading
+import time
 
 import pytest
 
-from guide_jax.workers import spread
+from guide_jax.workers import UnusableError, at_work, spread
 
 
 def test_a_single_worker_takes_all_in_order_in_this_thread():
@@ -58,3 +59,29 @@ def test_an_error_is_its_item_s_outcome_and_the_others_go_on(workers):
 def test_more_workers_than_items_are_no_harm():
     assert list(spread([1], [lambda x: x] * 4)) == [(1, 1)]
     assert list(spread([], [lambda x: x] * 4)) == []
+
+
+def broken(item):
+    raise UnusableError("cpu:7") from OSError("no memory")
+
+
+def test_a_worker_that_cannot_work_loses_nobody():
+    def work(item):
+        return 10 * item
+
+    outcomes = dict(spread(range(6), [broken, work, broken]))
+    assert outcomes == {i: 10 * i for i in range(6)}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_no_worker_can_work_each_item_says_why(workers):
+    outcomes = dict(spread(range(4), [broken] * workers))
+    assert [str(outcomes[i]) for i in range(4)] == ["no memory"] * 4
+
+
+def test_no_thread_is_left_when_all_is_done():
+    assert len(list(spread(range(5), [lambda x: x] * 3))) == 5
+    deadline = time.monotonic() + 10
+    while at_work():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
