@@ -53,15 +53,19 @@ def times(trace: Path, names: dict[str, str]) -> dict[str, collections.Counter]:
     """
     (file,) = trace.rglob("*.xplane.pb")
     found: dict = collections.defaultdict(collections.Counter)
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+    on_device = [plane for plane in planes if plane.name.startswith("/device:")]
+    for plane in on_device or planes:
         for line in plane.lines:
             for event in line.events:
                 if event.name.startswith("end: "):  # the CPU's marks
                     continue
                 op = names.get(dict(event.stats).get("hlo_op", event.name))
+                seconds = event.duration_ns / 1e9
                 if op is not None:
-                    seconds = event.duration_ns / 1e9
                     found[part_of(op)][kind_of(op)] += seconds
+                elif on_device:  # a CPU's other events hold these
+                    found["of no known operation"]["the rest"] += seconds
     return found
 
 
