@@ -1,4 +1,4 @@
-"""Where a step's time goes: each operation is put where it belongs, and all are found."""
+"""Where a step's time goes: each operation belongs somewhere, and all are found."""
 
 import collections
 
