@@ -1,7 +1,7 @@
 """People side by side, one on each device, against one after another.
 
-    python benchmarks/people.py
-    python benchmarks/people.py --people 16 --config configs/ffhq.py --platform cuda
+    python -m benchmarks.people
+    python -m benchmarks.people --people 16 --config configs/ffhq.py --platform cuda
 
 Runs main.py with its programs compiled beforehand (a short run of each kind comes
 first) and takes the time of the whole run: reading weights, training, measures,

@@ -34,10 +34,15 @@ def devices_of(count: int) -> list[jax.Device]:
         InputError: there are fewer, or not equally many.
     """
     processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
-    least = min(map(len, processes))
-    if count > least:
+    there = sorted({len(local) for local in processes})
+    if len(there) > 1:
         raise InputError(
-            f"config.parallel.devices is {count}, but there are {least}"
+            f"the processes have {' and '.join(map(str, there))} devices; they need"
+            " equally many (CUDA_VISIBLE_DEVICES hides some)"
+        )
+    if count > there[0]:
+        raise InputError(
+            f"config.parallel.devices is {count}, but there are {there[0]}"
             f" ({processes[0][0].platform}) in a process"
         )
     return [device for local in processes for device in local[: count or None]]

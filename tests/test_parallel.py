@@ -11,7 +11,7 @@ import tiny
 from guide_jax.errors import InputError
 from guide_jax.frugal import make_frugal_step
 from guide_jax.losses import LossWeights, PairWeights
-from guide_jax.parallel import Team, check, make_train_step
+from guide_jax.parallel import Team, check, devices_of, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer
 
 WEIGHTS = LossWeights(
@@ -107,6 +107,14 @@ def test_the_search_for_collectives_finds_them():
     assert sorted(collectives(program, np.ones(3))) == ["all-gather", "all-reduce"]
 
 
+@pytest.mark.parametrize(("devices", "count"), [(4, 1), (1, 0)])
+def test_the_programs_of_a_frugal_step_meet_once_too(devices, count):
+    step, student, opt_state, rest = started(devices, Draws(4, 4), "frugal")
+    jaxpr = str(jax.make_jaxpr(step)(student, opt_state, *rest, np.int32(0)))
+    assert len(re.findall(r"\bpsum\w*\[", jaxpr)) == count
+    assert not re.search(r"\b(all_gather|ppermute|all_to_all|psum_scatter)\w*\[", jaxpr)
+
+
 def test_one_device_has_no_collective():
     step, student, opt_state, rest = started(1, Draws(2, 2))
     assert collectives(step, student, opt_state, *rest, np.int32(0)) == []
@@ -149,3 +157,16 @@ def test_counts_that_do_not_divide_are_refused_with_those_that_would(
 )
 def test_counts_that_divide_are_taken(counts, devices):
     check(Draws(*counts), devices)
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch):
+    assert devices_of(0) == jax.devices()
+    assert devices_of(3) == jax.devices()[:3]
+    with pytest.raises(InputError, match=r"devices is 9, but there are 8 \(cpu\)"):
+        devices_of(9)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        jax, "local_devices", lambda process_index: jax.devices()[process_index:]
+    )
+    with pytest.raises(InputError, match="the processes have 7 and 8 devices"):
+        devices_of(0)
