@@ -115,3 +115,12 @@ def empty_cache() -> Iterator[None]:
             for name, value in before.items():
                 jax.config.update(name, value)
             compilation_cache.reset_cache()
+
+
+def show(rows: list[list[str]]) -> None:
+    """Prints rows in columns, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *values in rows:
+        line = [name.ljust(widths[0])]
+        line += [x.rjust(n) for x, n in zip(values, widths[1:], strict=True)]
+        print("  ".join(line))

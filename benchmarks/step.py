@@ -81,6 +81,17 @@ def prepare_ours(problem: Problem, name: str, compute: Compute) -> Prepared:
     return Prepared(way, *figures, first[0], cached, peak, way.planned())
 
 
+def compile_only(problem: Problem, compute: Compute) -> None:
+    """Prints how long our step compiles, without a cache and from it."""
+    way = OurWay(problem, "ours", compute)
+    with measuring.empty_cache():
+        for name in ("without a cache", "from the cache"):
+            way.restart()
+            spent = measuring.seconds(way.planned)
+            print(f"traced and compiled {name}: {spent:.1f} s", flush=True)
+        print(f"XLA sets aside for a step: {way.planned() / 1e6:.0f} MB")
+
+
 def prepare_torch(problem: Problem, name: str, torch_step: Any) -> Prepared:
     """Copies the problem to PyTorch and takes the first step."""
     device = "cuda" if platform() == "gpu" else "cpu"
@@ -200,15 +211,6 @@ def table(
     return rows
 
 
-def show(rows: list[list[str]]) -> None:
-    """Prints rows in columns, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *values in rows:
-        line = [name.ljust(widths[0])]
-        line += [x.rjust(n) for x, n in zip(values, widths[1:], strict=True)]
-        print("  ".join(line))
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -224,6 +226,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--precision",
         default="default",
         help="config.precision: of our products; on a CPU all are 'highest'",
+    )
+    parser.add_argument(
+        "--compile-only", action="store_true", help="takes no step, needs no memory"
     )
     parser.add_argument("--compute", default="float32", help="config.compute: of ours")
     parser.add_argument("--tiny", action="store_true", help="narrow, to try the script")
@@ -251,6 +256,9 @@ def main(argv: list[str] | None = None) -> None:
     print(machine(torch_step, args))
     problem = our_step.make_problem(args.resolution, args.tiny)
     compute = Compute(args.compute, args.precision)
+    if args.compile_only:
+        compile_only(problem, compute)
+        return
     prepared = {}
     with measuring.empty_cache():
         # The frugal one first: JAX's peak of memory only rises.
@@ -268,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"useful arithmetic: {flop / 1e9:.1f} GFLOP a step; measured peaks:")
     for name, (wall, cpu) in found.items():
         print(f"  {name} {wall / 1e9:.0f} GFLOP/s, {cpu / 1e9:.0f} per CPU-second")
-    show(table(prepared, timings, flop, found))
+    measuring.show(table(prepared, timings, flop, found))
     for name, way in prepared.items():
         if way.planned is not None:
             print(f"XLA sets aside for a step ({name}): {way.planned / 1e6:.0f} MB")
