@@ -24,11 +24,12 @@ def get_config() -> ConfigDict:
     # For what other runs need again: compiled programs, and statistics for FID.
     config.cache = "runs/cache"
 
-    # Several devices: "latents" shares out each step's adjacent and global pairs, which
-    # must divide over the devices; "people" gives each device a person of its own.
+    # Several devices: "latents" shares out each step's adjacent and global pairs, whose
+    # numbers must divide by that of the devices; "people" gives each device a person.
     config.parallel = parallel = ConfigDict()
     parallel.over = "latents"
-    parallel.devices = 0  # of each process; 0: all that there are
+    # Of each process. 0: all that there are, or as many of them as can share a step.
+    parallel.devices = 0
     # Several processes, such as one on each machine, that take each step together; all
     # run the same command but for `process`, and the first, 0, writes the results.
     # HOST:PORT of the first, or "auto" where SLURM or a TPU pod knows; empty: just one.

@@ -90,6 +90,12 @@ def run(config: ConfigDict, workdir: Path, mode: str = "unlearn") -> dict:
         if config.parallel.over == "people":
             on = [worker_on(*x, config, networks) for x in enumerate(devices)]
             return _people(config, on[: len(listed)], listed, workdir, mode)
+        there = len(parallel.devices_of(config.parallel.devices))
+        if mode == "unlearn" and len(devices) < there:
+            print(
+                f"{len(devices)} of {there} devices share each step: the adjacent and"
+                " the global latents divide over no more (config.parallel)"
+            )
         _check_same(config, networks)
         session = Session(config, networks, team=Team(devices))
         try:
@@ -130,7 +136,11 @@ def _devices(config: ConfigDict, mode: str) -> list[jax.Device]:
         return devices
     if mode != "unlearn":
         return devices[:1]
-    parallel.check(from_config.draws(config.loss), len(devices), processes)
+    draws = from_config.draws(config.loss)
+    fit = parallel.fitting(draws, len(devices), processes)
+    if fit and not settings.devices:
+        return parallel.devices_of(fit[-1] // processes)
+    parallel.check(draws, len(devices), processes)
     return devices
 
 

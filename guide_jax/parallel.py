@@ -118,27 +118,39 @@ class Team:
         return run
 
 
+def fitting(draws: Draws, devices: int, processes: int = 1) -> list[int]:
+    """Returns which numbers of devices, of so many, can share a step's random latents.
+
+    Args:
+        draws: of a step.
+        devices: of all processes together.
+        processes: each has equally many.
+    """
+    counts = draws.num_adjacent, draws.num_global
+    return [
+        n
+        for n in range(processes, devices + 1, processes)
+        if n == 1 or (any(counts) and not any(count % n for count in counts))
+    ]
+
+
 def check(draws: Draws, devices: int, processes: int = 1) -> None:
     """Raises InputError unless a step's random latents divide over the devices.
 
     Args:
         draws: of a step.
         devices: of all processes together.
-        processes: how many have a share of them.
+        processes: each has equally many.
     """
-    counts = draws.num_adjacent, draws.num_global
-    if devices == 1 or (any(counts) and not any(n % devices for n in counts)):
+    fit = fitting(draws, devices, processes)
+    if devices in fit:
         return
-    fewer = [
-        str(n // processes)
-        for n in range(processes, devices, processes)
-        if n == 1 or (any(counts) and not any(c % n for c in counts))
-    ]
+    fewer = " or ".join(str(n // processes) for n in fit)
     raise InputError(
-        f"loss.adjacency.count = {counts[0]} and loss.global_.count = {counts[1]} don't"
-        f" divide over {devices} devices. Multiples of {devices} would"
-        f" ({devices}, {2 * devices}, ...)"
-        + (f", or config.parallel.devices of {' or '.join(fewer)}" if fewer else "")
+        f"loss.adjacency.count = {draws.num_adjacent} and loss.global_.count ="
+        f" {draws.num_global} don't divide over {devices} devices. Multiples of"
+        f" {devices} would ({devices}, {2 * devices}, ...)"
+        + (f", or config.parallel.devices of {fewer}" if fewer else "")
         + "; config.parallel.over=people gives each device a person instead"
     )
 

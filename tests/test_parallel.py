@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
+from configs import default
+from guide_jax import experiment
 from guide_jax.errors import InputError
 from guide_jax.frugal import make_frugal_step
 from guide_jax.losses import LossWeights, PairWeights
-from guide_jax.parallel import Team, check, devices_of, make_train_step
+from guide_jax.parallel import Team, check, devices_of, fitting, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer
 
 WEIGHTS = LossWeights(
@@ -157,6 +159,22 @@ def test_counts_that_do_not_divide_are_refused_with_those_that_would(
 )
 def test_counts_that_divide_are_taken(counts, devices):
     check(Draws(*counts), devices)
+    assert fitting(Draws(*counts), devices)[-1] == devices
+
+
+def test_as_many_devices_share_a_step_as_can():
+    config = default.get_config()
+    assert experiment._devices(config, "unlearn") == jax.devices()[:2]
+    config.loss.adjacency.count = config.loss.global_.count = 16
+    assert experiment._devices(config, "unlearn") == jax.devices()
+    config.loss.global_.count = 3
+    assert experiment._devices(config, "unlearn") == jax.devices()[:1]
+    assert experiment._devices(config, "evaluate") == jax.devices()[:1]
+    config.parallel.devices = 4
+    with pytest.raises(InputError, match="don't divide over 4 devices"):
+        experiment._devices(config, "unlearn")
+    config.parallel.over = "people"
+    assert experiment._devices(config, "unlearn") == jax.devices()[:4]
 
 
 def test_more_devices_than_there_are_are_refused(monkeypatch):

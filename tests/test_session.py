@@ -464,8 +464,9 @@ def many(networks, monkeypatch, tmp_path):
     return run
 
 
-def test_people_get_a_folder_each_and_a_table_of_all(many, tmp_path):
-    summary = many(**{"source.seeds": (2, 5, 2)})
+def test_people_get_a_folder_each_and_a_table_of_all(many, tmp_path, capsys):
+    summary = many(**{"source.seeds": (2, 5, 2), "parallel.devices": 0})
+    assert "2 of 8 devices share each step" in capsys.readouterr().out
     work = tmp_path / "work"
     assert [row["title"] for row in summary["people"]] == ["seed 2", "seed 5"]
     assert sorted(p.name for p in (work / "people").iterdir()) == ["seed_2", "seed_5"]
