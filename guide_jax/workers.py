@@ -103,15 +103,22 @@ def spread(
                 outcome = error
             ended.put((item, outcome))
 
-    for number in range(len(workers)):
-        # Daemons: whoever ends the program needn't wait for them.
-        threading.Thread(target=work, args=(number,), name=_NAME, daemon=True).start()
+    # Daemons: whoever breaks the program off needn't wait for them.
+    threads = [
+        threading.Thread(target=work, args=(number,), name=_NAME, daemon=True)
+        for number in range(len(workers))
+    ]
+    for thread in threads:
+        thread.start()
     try:
         for _ in items:
             yield ended.get()
     finally:
         for _ in workers:
             waiting.put(_END)
+    # A thread that is still ending when the program does takes it down.
+    for thread in threads:
+        thread.join()
 
 
 def at_work() -> bool:
