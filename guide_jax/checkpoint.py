@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from guide_jax import models
 # Beside the leaves in an `.npz`; no leaf's dotted path has a space.
 HEADER = "network description"
 FORMAT = "guide_jax network"
+
+# Orbax numbers a process's operations; two threads at once take each other's folders.
+_orbax = threading.Lock()
 
 
 def leaf_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -282,18 +287,21 @@ def _save(path: Path, tree: Any, about: Mapping) -> None:
         state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
+    tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
     # The v1 function of the same format waits for all processes, whatever it is told.
-    with orbax.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
+    checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
+    with _orbax, checkpointer:
         checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
 
 
-def _alone() -> ocp.Context:
-    """Orbax without the other processes, for reading."""
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Orbax without the other processes and threads, for reading."""
     context = ocp.Context()
     for name, value in _this_process().items():
         setattr(context.multiprocessing, name, value)
-    return context
+    with _orbax, context:
+        yield
 
 
 def _this_process() -> dict[str, Any]:

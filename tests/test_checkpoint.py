@@ -1,4 +1,5 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -237,6 +238,17 @@ def test_a_kept_state_comes_back_to_whom_it_belongs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     keeper.drop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_states_are_kept_by_several_threads_at_once(tmp_path):
+    def keep(person):
+        keeper = Keeper(tmp_path / person / "state", person, 1)
+        for step in range(10):
+            keeper.save(STATE | {"step": np.asarray(step)})
+            assert int(keeper.load(FRESH)["step"]) == step
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(keep, "abcd"))
 
 
 def test_a_damaged_state_is_passed_over(tmp_path):
