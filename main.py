@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from guide_jax import hosts
+from guide_jax.allocator import keep_freed_memory
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.experiment import MODES, run
 from guide_jax.workers import at_work
@@ -84,4 +85,5 @@ def fail(error: object, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     app.run(main, flags_parser=parse)

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import our_step
+from guide_jax.allocator import keep_freed_memory
 from guide_jax.losses import Compute
 
 NAMED = re.compile(r'%?(\S+) = .*?metadata=\{[^}]*?op_name="([^"]*)"')
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, help="folder for the trace")
     parser.add_argument("--tiny", action="store_true", help="narrow, to try the script")
     args = parser.parse_args(argv)
+    keep_freed_memory()  # as main.py
     problem = our_step.make_problem(args.resolution, args.tiny)
     way = our_step.OurWay(problem, "ours", Compute(args.compute, args.precision))
     way(1)

@@ -40,6 +40,7 @@ import jax
 
 from benchmarks import against_flaxmodels, arithmetic, measuring, our_step
 from benchmarks.our_step import OurWay, Problem
+from guide_jax.allocator import keep_freed_memory
 from guide_jax.losses import Compute
 
 TORCH = ("published", "shared", "batched")
@@ -223,6 +224,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of a turn; default: 1, on a GPU 10")
     parser.add_argument("--threads", type=int, help="cores for the whole process")
     parser.add_argument(
+        "--freed-memory",
+        choices=("kept", "returned"),
+        default="kept",
+        help="kept: as main.py has it on a CPU, for PyTorch too; returned: glibc's way",
+    )
+    parser.add_argument(
         "--precision",
         default="default",
         help="config.precision: of our products; on a CPU all are 'highest'",
@@ -242,6 +249,8 @@ def prepare_process(args: argparse.Namespace) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.device:
         jax.config.update("jax_platforms", args.device)
+    if args.freed_memory == "kept":
+        keep_freed_memory()
     if args.threads:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[: args.threads])
@@ -293,7 +302,8 @@ def machine(torch_step: Any, args: argparse.Namespace) -> str:
     if torch_step:
         versions += f", torch {torch_step.torch.__version__}"
     computed = f"{args.compute}, precision {args.precision}"
-    return f"{kind}, {versions}, {args.resolution} px, {computed}"
+    memory = f"freed memory {args.freed_memory}"
+    return f"{kind}, {versions}, {args.resolution} px, {computed}, {memory}"
 
 
 if __name__ == "__main__":

@@ -2,32 +2,22 @@
 
 import hashlib
 import json
-import os
-import shutil
-import threading
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as orbax
-from absl import logging
 from flax import nnx
-from orbax.checkpoint import v1 as ocp
 
-from guide_jax import models
+from guide_jax import models, orbax_folder
+from guide_jax.orbax_folder import put, remove
 
 # Beside the leaves in an `.npz`; no leaf's dotted path has a space.
 HEADER = "network description"
 FORMAT = "guide_jax network"
-
-# Orbax numbers a process's operations; two threads at once take each other's folders.
-_orbax = threading.Lock()
 
 
 def leaf_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -120,10 +110,10 @@ def save_network(
         if path.suffix == ".npz":
             _write_npz(part, {HEADER: np.array(json.dumps(header)), **leaves})
         else:
-            _save(part, leaves, header)
+            orbax_folder.save(part, leaves, header)
         put(part, path)
     finally:
-        _remove(part)
+        remove(part)
 
 
 def load_network(path: str | Path) -> nnx.Module:
@@ -200,8 +190,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no network there")
     try:
         if path.is_dir():
-            with _alone():
-                header = ocp.metadata(path).custom_metadata
+            header = orbax_folder.read_about(path)
         else:
             # Opened here: given a path, numpy leaves a damaged file open.
             with path.open("rb") as file, np.load(file) as archive:
@@ -216,8 +205,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _read_leaves(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        with _alone():
-            return ocp.load(path)
+        return orbax_folder.load(path)
     with path.open("rb") as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files if name != HEADER}
 
@@ -229,109 +217,3 @@ def network_hash(network: nnx.Module) -> str:
         found.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()
-
-
-class Keeper:
-    """Keeps the state of a training, so that one broken off goes on from there.
-
-    A state is stored under what it belongs to; one of another training is not gone on
-    from, and a damaged one neither.
-
-    Attributes:
-        every: steps between two savings; 0 for none.
-    """
-
-    def __init__(self, path: Path, belongs_to: str, every: int):
-        """Names the place; nothing is written yet.
-
-        Args:
-            path: an Orbax folder, made by the first `save`.
-            belongs_to: identifies the training: settings, weights, person.
-            every: steps between two savings; 0 for none.
-        """
-        self._path, self._belongs_to = Path(path).absolute(), belongs_to
-        self._part = self._path.with_name(f"{self._path.name}.part")
-        self.every = every
-
-    def save(self, state: Any) -> None:
-        """Stores a tree of NumPy arrays in the last one's place, once it is whole."""
-        about = {"belongs_to": self._belongs_to}
-        _save(self._part, state, about)
-        put(self._part, self._path)
-
-    def load(self, fresh: Any) -> Any:
-        """Returns the stored tree, of NumPy arrays, or `fresh`, which is like it."""
-        # A program that was killed while renaming leaves a whole one by another name.
-        for path in (self._path, self._part, _old(self._part)):
-            if not path.exists():
-                continue
-            try:
-                with _alone():
-                    about = ocp.metadata(path).custom_metadata
-                    if about == {"belongs_to": self._belongs_to}:
-                        return ocp.load(path, jax.tree.map(_room, fresh))
-            except Exception as error:  # a damaged folder makes Orbax raise anything
-                logging.warning("%s can't be read, not gone on from: %s", path, error)
-        return fresh
-
-    def drop(self) -> None:
-        """Removes what is stored."""
-        for path in (self._path, self._part, _old(self._part)):
-            _remove(path)
-
-
-def _save(path: Path, tree: Any, about: Mapping) -> None:
-    """Writes a tree of arrays, in this process alone, in place of what is there."""
-    options = orbax.options.MultiprocessingOptions(**_this_process())
-    handler = orbax.CompositeCheckpointHandler(
-        state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
-        composite_options=orbax.CompositeOptions(multiprocessing_options=options),
-    )
-    tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
-    # The v1 function of the same format waits for all processes, whatever it is told.
-    checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
-    with _orbax, checkpointer:
-        checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Orbax without the other processes and threads, for reading."""
-    context = ocp.Context()
-    for name, value in _this_process().items():
-        setattr(context.multiprocessing, name, value)
-    with _orbax, context:
-        yield
-
-
-def _this_process() -> dict[str, Any]:
-    process = jax.process_index()
-    return {"primary_host": process, "active_processes": {process}}
-
-
-def _room(array: jax.Array) -> np.ndarray:
-    return np.empty(array.shape, array.dtype)
-
-
-def _old(part: Path) -> Path:
-    """Returns where `put` keeps what it is about to replace."""
-    return part.with_suffix(".old")
-
-
-def put(part: Path, path: Path) -> None:
-    """Renames a whole file or folder to `path`, where an older one may stand."""
-    if not path.is_dir():
-        os.replace(part, path)
-        return
-    old = _old(part)
-    _remove(old)  # of a program that was killed here
-    os.replace(path, old)
-    os.replace(part, path)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

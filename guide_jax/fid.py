@@ -133,14 +133,17 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 class Features:
     """Runs the features' network over many images, in batches of one size."""
 
-    def __init__(self, network: nnx.Module, batch: int = BATCH):
+    def __init__(
+        self, network: nnx.Module, batch: int = BATCH, line: int | None = None
+    ):
         """Prepares the pass; it is compiled once, whatever the images' sizes.
 
         Args:
             network: `Inception`, or another that maps `[N, 299, 299, 3]` to `[N, F]`.
             batch: images in one pass.
+            line: of the terminal, for progress bars, where others have some.
         """
-        self._batch = batch
+        self._batch, self._line = batch, line
         self._run = jitted(network, lambda network, x: network(x))
 
     def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray:
@@ -171,7 +174,13 @@ class Features:
     ) -> Statistics:
         """As `of_images`, of images `[n, 299, 299, 3]` as the network takes them."""
         accumulator = Accumulator()
-        with tqdm(total=total, desc=label, unit="image") as bar:
+        with tqdm(
+            total=total,
+            desc=label,
+            unit="image",
+            position=self._line,
+            leave=self._line is None,
+        ) as bar:
             for features in self._passes(inputs):
                 accumulator.add(features)
                 bar.update(len(features))

@@ -31,6 +31,7 @@ class FidMeasure:
         batch: int,
         real: str,
         cache: Path,
+        line: int | None = None,
     ):
         """Takes the statistics of the original and of real photos, or finds them.
 
@@ -44,11 +45,12 @@ class FidMeasure:
             real: a folder of photos, a file of features or statistics, or "tfds:NAME"
                 of a tensorflow-datasets dataset; empty for no delta FID_real.
             cache: folder where statistics are kept by what they were made of.
+            line: of the terminal, for progress bars, where others have some.
 
         Raises:
             InputError: the real photos can't be read.
         """
-        self._features = fid.Features(inception)
+        self._features = fid.Features(inception, line=line)
         self._samples, self._seed, self._batch = samples, seed, batch
         self._z_dim = generator.z_dim
         graph = nnx.split(generator)[0]

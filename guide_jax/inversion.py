@@ -44,7 +44,7 @@ def make_encode(
 
 
 def make_refine(
-    generator: nnx.Module, lpips: nnx.Module
+    generator: nnx.Module, lpips: nnx.Module, line: int | None = None
 ) -> Callable[[jax.Array, np.ndarray, int, float], jax.Array]:
     """Returns a function (w, photo, steps, learning_rate) -> w.
 
@@ -52,7 +52,8 @@ def make_refine(
     photo `[1, H, W, 3]`: Adam on the whole W+ code, on LPIPS plus the mean squared
     error. The best code on the way is returned, which may be the first. One that is
     found so can lie where the generator has no faces: its neighbours say less about the
-    person than the encoder's.
+    person than the encoder's. `line` is the terminal's, for the progress bar, where
+    others have some.
 
     Raises:
         UnlearningError: from the function, where the first code's error is not finite.
@@ -77,7 +78,13 @@ def make_refine(
     def refine(w, photo, steps, learning_rate):
         opt_state = optax.scale_by_adam().init(w)
         best = jnp.asarray(np.inf, jnp.float32), w
-        with tqdm(total=steps, desc="refining the inversion", unit="step") as bar:
+        with tqdm(
+            total=steps,
+            desc="refining the inversion",
+            unit="step",
+            position=line,
+            leave=line is None,
+        ) as bar:
             # One more, for a step's error is measured before it.
             for i in range(steps + 1):
                 w, best, opt_state = step(

@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from guide_jax import report
-from guide_jax.checkpoint import Keeper, load_network, read_about, save_network
+from guide_jax.checkpoint import load_network, read_about, save_network
 from guide_jax.errors import InputError
+from guide_jax.keeper import Keeper
 
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS = "codes.npz", "embeddings.npz"

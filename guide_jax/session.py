@@ -56,11 +56,13 @@ class Session:
         self._unlearn = from_config.unlearner(config, networks, team, line, say)
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)
-            self._refine = inversion.make_refine(self._generator, networks["lpips"])
+            self._refine = inversion.make_refine(
+                self._generator, networks["lpips"], line
+            )
         self._evaluator = Evaluator(
             self._generator, networks["lpips"], self._judges(), config.evaluate.batch
         )
-        self._fid = self._fid_measure() if config.evaluate.fid_samples else None
+        self._fid = self._fid_measure(line) if config.evaluate.fid_samples else None
         self._measures = fingerprint.of(
             [
                 config.evaluate.to_dict(),
@@ -95,7 +97,7 @@ class Session:
             for file in outside.ENCODERS[name].files
         ]
 
-    def _fid_measure(self) -> FidMeasure:
+    def _fid_measure(self, line: int | None) -> FidMeasure:
         settings = self._config.evaluate
         return FidMeasure(
             self._generator,
@@ -106,6 +108,7 @@ class Session:
             batch=settings.batch,
             real=settings.fid_real,
             cache=Path(self._config.cache),
+            line=line,
         )
 
     def person(

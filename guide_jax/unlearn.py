@@ -9,9 +9,9 @@ from flax import nnx
 from tqdm import tqdm
 
 from guide_jax import hosts
-from guide_jax.checkpoint import Keeper
 from guide_jax.errors import UnlearningError
 from guide_jax.frugal import make_frugal_step
+from guide_jax.keeper import Keeper
 from guide_jax.losses import PLAIN, Compute, Judges, LossWeights
 from guide_jax.parallel import Team, make_train_step
 from guide_jax.step import Draws, fresh, make_trainer

@@ -229,7 +229,9 @@ def modulated_conv(
     Returns:
         [N, H, W, O], or [N, 2H, 2W, O], of the weight's dtype.
     """
-    energy = jnp.sum(weight * weight, axis=(0, 1))  # [I, O]
+    # By hand, because XLA:CPU's own sum over leading axes takes 15 to 50 times as long.
+    squares = (weight * weight).reshape(-1, *weight.shape[2:])  # [k * k, I, O]
+    energy = sum(lax.split(squares, [1] * len(squares)))[0]  # [I, O]
     demodulation = lax.rsqrt(style * style @ energy + EPSILON)  # [N, O]
     dtype = x.dtype
     x, weight = (x * style[:, None, None, :]).astype(dtype), weight.astype(dtype)
