@@ -9,24 +9,15 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from guide_jax import (
-    data,
-    fingerprint,
-    from_config,
-    inversion,
-    judges,
-    outside,
-    report,
-    target,
-)
-from guide_jax.align import prepare_photo
+from guide_jax import fingerprint, from_config, judges, outside, report
 from guide_jax.checkpoint import network_hash
+from guide_jax.coder import Coder
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.evaluate import Evaluator, View
 from guide_jax.fid_measure import FidMeasure
 from guide_jax.parallel import Team
 from guide_jax.people import Person
-from guide_jax.person_folder import PICTURE, PICTURES, Codes, PersonFolder, Stored
+from guide_jax.person_folder import PICTURE, PICTURES, PersonFolder, Stored
 
 
 class Session:
@@ -54,11 +45,7 @@ class Session:
         self._generator = networks["generator"]
         self._hashes = {role: network_hash(net) for role, net in networks.items()}
         self._unlearn = from_config.unlearner(config, networks, team, line, say)
-        if "encoder" in networks:
-            self._encode = inversion.make_encode(networks["encoder"], self._generator)
-            self._refine = inversion.make_refine(
-                self._generator, networks["lpips"], line
-            )
+        self._coder = Coder(config, networks, line, say)
         self._evaluator = Evaluator(
             self._generator, networks["lpips"], self._judges(), config.evaluate.batch
         )
@@ -158,7 +145,7 @@ class Session:
     def _train(
         self, person: Person, who: str, folder: PersonFolder, training: str
     ) -> None:
-        codes, skipped = self._codes(person)
+        codes, skipped = self._coder(person)
         folder.prepare()
         config = self._config
         self._say(
@@ -189,52 +176,6 @@ class Session:
             "seconds": round(log.seconds, 1),
         }
         folder.finish(forgetful, codes, about)
-
-    def _codes(self, person: Person) -> tuple[Codes, list[str]]:
-        """Inverts the photos, or samples the person that the seed says.
-
-        Returns:
-            The codes, and a line for each test photo that can't be used.
-        """
-        generator = self._generator
-        tests, skipped = [], []
-        if person.photo:
-            w_u = self._invert(person.photo)
-            for path in person.tests:
-                try:
-                    tests.append(self._invert(path))
-                except InputError as error:
-                    skipped.append(str(error))
-        else:
-            z = data.z_of_seed(person.seed, generator.z_dim)
-            w_u = generator.mapping(z, psi=self._config.source.psi)
-        settings = self._config.target
-        w_avg = generator.mapping.w_avg[...]
-        w_target = target.TARGETS[settings.name](w_u, w_avg, settings.distance)
-        if not np.isfinite(w_target).all():
-            raise InputError(
-                "the person's code is the mean w itself, from which no direction leads"
-                " away; choose another config.source.seed, or source.psi above 0"
-            )
-        none = np.zeros((0, generator.num_ws, generator.w_dim), np.float32)
-        codes = Codes(*map(np.asarray, (w_u, w_target, np.concatenate([none, *tests]))))
-        return codes, skipped
-
-    def _photo(self, path: Path) -> tuple[np.ndarray, str]:
-        """Returns a photo `[1, H, W, 3]`, and what was done to align it."""
-        detector = self._networks.get("detector")
-        side, align = self._generator.resolution, self._config.source.align
-        return prepare_photo(path, detector, side, align)
-
-    def _invert(self, path: Path) -> np.ndarray:
-        photo, note = self._photo(path)
-        if note:
-            self._say(note)
-        w = self._encode(photo)
-        refine = self._config.source.refine
-        if refine.steps:
-            w = self._refine(w, photo, refine.steps, refine.learning_rate)
-        return np.asarray(w)
 
     # Measures ------------------------------------------------------------------------
 
@@ -267,7 +208,7 @@ class Session:
         results["notes"] = [f"left out: {line}" for line in about["skipped"]]
         row = {"before": own[0].images[0]}
         if person.photo:
-            photo, _ = self._photo(person.photo)
+            photo, _ = self._coder.photo(person.photo)
             results["inversion"] = evaluator.likeness(photo, own[0])
             _check_finite(results["inversion"])
             results["notes"] += _doubt(results)

@@ -20,6 +20,7 @@ from guide_jax import (
     person_folder,
     session,
 )
+from guide_jax.coder import Coder
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.frugal import step_bytes
 from guide_jax.losses import Compute, LossWeights, PairWeights
@@ -481,7 +482,7 @@ def test_people_get_a_folder_each_and_a_table_of_all(many, tmp_path, capsys):
 def test_people_side_by_side_come_out_as_one_after_another(
     many, networks, tmp_path, monkeypatch
 ):
-    codes, where = Session._codes, []
+    codes, where = Coder.__call__, []
 
     def noted(self, person):
         made = codes(self, person)
@@ -490,7 +491,7 @@ def test_people_side_by_side_come_out_as_one_after_another(
             raise InputError("nobody")
         return made
 
-    monkeypatch.setattr(Session, "_codes", noted)
+    monkeypatch.setattr(Coder, "__call__", noted)
     changes = {"source.count": 5, "steps": 3, "evaluate.others": 3}
     tables = []
     for over, devices in (("latents", 1), ("people", 3)):
@@ -506,14 +507,14 @@ def test_people_side_by_side_come_out_as_one_after_another(
 
 
 def test_one_person_s_failure_leaves_the_others_done(many, tmp_path, monkeypatch):
-    codes = Session._codes
+    codes = Coder.__call__
 
     def fail(self, person):
         if person.seed == 1:
             raise InputError("a bad photo,\nof two lines")
         return codes(self, person)
 
-    monkeypatch.setattr(Session, "_codes", fail)
+    monkeypatch.setattr(Coder, "__call__", fail)
     with pytest.raises(UnlearningError) as caught:
         many(**{"source.count": 3})
     assert "1 of 3 people failed, the others are done: seed 1 (a bad photo, of" in str(
