@@ -1,4 +1,4 @@
-"""The demo at 128 px, with MobileStyleGAN: sharper faces, and twice the time.
+"""The demo at 128 px, with MobileStyleGAN: sharper faces, slower and fewer steps.
 
     python main.py --config=configs/demo_128.py
 

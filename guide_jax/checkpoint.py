@@ -57,7 +57,7 @@ def fill(network: nnx.Module, leaves: Mapping[str, np.ndarray]) -> nnx.Module:
     if faults:
         raise ValueError("; ".join(sorted(faults)))
     filled = {
-        path: flat[path].replace(jnp.asarray(leaves[name], jnp.float32))
+        path: flat[path].replace(jnp.asarray(np.array(leaves[name], np.float32)))
         for name, path in wanted.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from guide_jax import data, inversion, target
 from guide_jax.align import prepare_photo
 from guide_jax.errors import InputError
+from guide_jax.networks import jitted
 from guide_jax.people import Person
 from guide_jax.person_folder import Codes
 
@@ -38,6 +40,10 @@ class Coder:
         self._config, self._say = config, say
         self._generator = networks["generator"]
         self._detector = networks.get("detector")
+        psi = config.source.psi
+        self._mapping = jitted(
+            self._generator.mapping, lambda mapping, z: mapping(z, psi=psi)
+        )
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)
             self._refine = inversion.make_refine(
@@ -65,7 +71,7 @@ class Coder:
                     skipped.append(str(error))
         else:
             z = data.z_of_seed(person.seed, generator.z_dim)
-            w_u = generator.mapping(z, psi=self._config.source.psi)
+            w_u = self._mapping(z)
         settings = self._config.target
         w_avg = generator.mapping.w_avg[...]
         w_target = target.TARGETS[settings.name](w_u, w_avg, settings.distance)
@@ -77,6 +83,11 @@ class Coder:
         none = np.zeros((0, generator.num_ws, generator.w_dim), np.float32)
         codes = Codes(*map(np.asarray, (w_u, w_target, np.concatenate([none, *tests]))))
         return codes, skipped
+
+    def drawn(self, seed: int, count: int) -> np.ndarray:
+        """Returns the codes `[count, L, D]` of random people, by config.source.psi."""
+        z = jax.random.normal(jax.random.key(seed), (count, self._generator.z_dim))
+        return np.asarray(self._mapping(z))
 
     def photo(self, path: Path) -> tuple[np.ndarray, str]:
         """Returns a photo `[1, H, W, 3]`, and what was done to align it."""

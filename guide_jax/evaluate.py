@@ -102,7 +102,7 @@ class Evaluator:
         """Returns a generator's pictures `[N, H, W, 3]` of latents `[N, L, D]`."""
         state = nnx.state(generator.synthesis)
         parts = batches(np.asarray(w), self._batch)
-        return np.concatenate([self._show(state, part)[:n] for part, n in parts])
+        return np.concatenate([np.asarray(self._show(state, x))[:n] for x, n in parts])
 
     def judge(self, images: np.ndarray) -> dict[str, Faces]:
         """Returns each judge's view of pictures `[N, H, W, 3]`."""
@@ -125,8 +125,8 @@ class Evaluator:
         H, W = a.shape[1:3]
         size = max(1, min(self._batch, LPIPS_PIXELS // (H * W)))
         pairs = zip(batches(a, size), batches(b, size), strict=True)
-        parts = [self._distance(self._lpips, x, y)[:n] for (x, n), (y, _) in pairs]
-        return np.concatenate(parts)
+        parts = [(self._distance(self._lpips, x, y), n) for (x, n), (y, _) in pairs]
+        return np.concatenate([np.asarray(part)[:n] for part, n in parts])
 
     def kept(self, forgetful: nnx.Module, w: np.ndarray, shown: int) -> Kept:
         """Looks at other people through both generators, a batch at a time.

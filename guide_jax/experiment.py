@@ -116,6 +116,8 @@ def _keep_programs(cache: Path) -> None:
     if not jax.config.jax_compilation_cache_dir:
         folder = str(cache.resolve() / "programs")
         jax.config.update("jax_compilation_cache_dir", folder)
+        # The many small ones too: together they take seconds, on each device.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _devices(config: ConfigDict, mode: str) -> list[jax.Device]:

@@ -41,7 +41,7 @@ def cropping(identity: nnx.Module, batch: int) -> Judge:
     embed = jitted(identity, arcface.embed)
 
     def judge(images: np.ndarray) -> Faces:
-        found = [embed(part)[:n] for part, n in batches(images, batch)]
+        found = [np.asarray(embed(part))[:n] for part, n in batches(images, batch)]
         return Faces(np.concatenate(found), np.ones(len(images), bool))
 
     return judge
@@ -66,7 +66,7 @@ def aligning(identity: nnx.Module, mtcnn: MTCNN, batch: int) -> Judge:
         for i, image in enumerate(to_uint8(np.asarray(images))):
             if faces := detect(mtcnn, image):
                 crops[i], found[i] = align_arcface(image, faces[0].points, size), True
-        embeddings = [embed(part)[:n] for part, n in batches(crops, batch)]
+        embeddings = [np.asarray(embed(part))[:n] for part, n in batches(crops, batch)]
         return Faces(np.concatenate(embeddings) * found[:, None], found)
 
     return judge

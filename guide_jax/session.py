@@ -59,11 +59,8 @@ class Session:
                 self._fid and self._fid.made_of,
             ]
         )
-        z = jax.random.normal(
-            jax.random.key(config.evaluate.seed),
-            (config.evaluate.others, self._generator.z_dim),
-        )
-        self._w_others = np.asarray(self._generator.mapping(z, psi=config.source.psi))
+        settings = config.evaluate
+        self._w_others = self._coder.drawn(settings.seed, settings.others)
 
     def _judges(self) -> dict[str, judges.Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]

@@ -190,5 +190,10 @@ def fresh(trainer: Trainer, source: Tree) -> tuple[Tree, Tree]:
 
     The student is a copy, because the program of a step donates it.
     """
-    student = jax.tree.map(jnp.copy, source)
-    return student, trainer.tx.init(student)
+    return _fresh(trainer.tx, source)
+
+
+# One program, for all devices' copies of all leaves.
+@functools.partial(jax.jit, static_argnums=0)
+def _fresh(tx: optax.GradientTransformation, source: Tree) -> tuple[Tree, Tree]:
+    return jax.tree.map(jnp.copy, source), tx.init(source)
