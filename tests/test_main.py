@@ -24,6 +24,7 @@ WRITTEN = {
     "generator", "codes.npz", "embeddings.npz", "metrics.jsonl", "results.json",
     "before_after.png", "pictures", "results.csv", "report.html",
 }  # fmt: skip
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,14 @@ def photo(tmp_path):
     return tmp_path / "face.png"
 
 
-def program(*args, cwd, env=None):
+def program(*args, cwd):
     """Runs main.py as a person does."""
     return subprocess.run(
         [sys.executable, ROOT / "main.py", *args],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | (env or {}),
+        env=os.environ | ENVIRONMENT,
         timeout=300,
     )
 
@@ -72,12 +73,7 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
     settings += ["--config.steps=3", "--config.optimizer.learning_rate=0.01"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
-    # The second run compiles nothing again.
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    done = program(f"--workdir={workdir}", *settings, cwd=tmp_path, env=cache)
+    done = program(f"--workdir={workdir}", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert str(workdir / "before_after.png") in done.stdout
@@ -109,7 +105,7 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     # Again, with a photo, and one step.
     again = [f"--config.source.image={photo}", "--config.steps=1"]
     again = [f"--workdir={workdir}", *settings, *again]
-    done = program(*again, cwd=tmp_path, env=cache)
+    done = program(*again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in workdir.iterdir()} == WRITTEN
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
@@ -126,12 +122,10 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
     settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=3"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
-    env = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    done = program("--workdir=whole", *settings, cwd=tmp_path, env=env)
+    done = program("--workdir=whole", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    compiled = set((tmp_path / "runs/cache/programs").glob("*-cache"))
+    assert compiled
     # In a training; with a generator stored, not measured; between two people.
     for file in (
         "seed_0/.checkpoint", "seed_1/generator", "seed_2"
@@ -141,7 +135,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
+            env=os.environ | ENVIRONMENT,
         )
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "people" / file).exists():
@@ -151,7 +145,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
         killed.kill()
         killed.wait()
         assert not (tmp_path / "killed" / "people/seed_2/results.json").exists()
-    done = program("--workdir=killed", *settings, cwd=tmp_path, env=env)
+    done = program("--workdir=killed", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seed 0 is done already" in done.stdout
     whole, killed = (
@@ -161,6 +155,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
     assert whole.count(b"\n") == 4
     steps = (tmp_path / "killed/people/seed_0/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in steps] == list(range(9))
+    assert set((tmp_path / "runs/cache/programs").glob("*-cache")) == compiled
 
 
 # Mistakes on the command line ---------------------------------------------------------
