@@ -15,7 +15,7 @@ from guide_jax.losses import Compute, Judges, Latents, LossWeights
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.networks import jitted
+from guide_jax.networks import make_mapping
 from guide_jax.parallel import Team, make_train_step
 from guide_jax.step import Draws, Trainer, draw_latents, fresh, make_trainer
 
@@ -85,7 +85,7 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
     )
     judges = Judges(random(LPIPS), random(lambda rngs: IRNet(**small, rngs=rngs)))
     z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)
-    w_u = jitted(generator.mapping, lambda mapping, z: mapping(z))(z)
+    w_u = make_mapping(generator)(z)
     w_target = target.extra(w_u, generator.mapping.w_avg[...], DISTANCE)
     key = jax.random.key(2)
     return Problem(generator, judges, Draws(), LossWeights(), w_u, w_target, key)

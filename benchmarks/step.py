@@ -249,8 +249,8 @@ def prepare_process(args: argparse.Namespace) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.device:
         jax.config.update("jax_platforms", args.device)
-    if args.freed_memory == "kept":
-        keep_freed_memory()
+    if args.freed_memory == "kept" and not keep_freed_memory():
+        args.freed_memory = "returned"  # on a GPU, or by the user's own settings
     if args.threads:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[: args.threads])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from guide_jax import data, inversion, target
 from guide_jax.align import prepare_photo
 from guide_jax.errors import InputError
-from guide_jax.networks import jitted
+from guide_jax.networks import make_mapping
 from guide_jax.people import Person
 from guide_jax.person_folder import Codes
 
@@ -40,10 +40,7 @@ class Coder:
         self._config, self._say = config, say
         self._generator = networks["generator"]
         self._detector = networks.get("detector")
-        psi = config.source.psi
-        self._mapping = jitted(
-            self._generator.mapping, lambda mapping, z: mapping(z, psi=psi)
-        )
+        self._mapping = make_mapping(self._generator, config.source.psi)
         if "encoder" in networks:
             self._encode = inversion.make_encode(networks["encoder"], self._generator)
             self._refine = inversion.make_refine(

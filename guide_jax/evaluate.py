@@ -4,6 +4,7 @@ The paper's are ID, ID_others (other photos of the person), FID_pre and delta FI
 (section 4.1). Beside them stands what became of other people: their identity and LPIPS.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +12,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from guide_jax.judges import Faces, Judge, batches, joined, similarity, strangers
+from guide_jax.judges import (
+    Faces,
+    Judge,
+    in_batches,
+    joined,
+    similarity,
+    strangers,
+)
 
 BATCH = 10  # pictures in one jitted pass
 LPIPS_PIXELS = 10 * 256 * 256  # in one pass of LPIPS
@@ -100,9 +108,8 @@ class Evaluator:
 
     def show(self, generator: nnx.Module, w: np.ndarray) -> np.ndarray:
         """Returns a generator's pictures `[N, H, W, 3]` of latents `[N, L, D]`."""
-        state = nnx.state(generator.synthesis)
-        parts = batches(np.asarray(w), self._batch)
-        return np.concatenate([np.asarray(self._show(state, x))[:n] for x, n in parts])
+        program = functools.partial(self._show, nnx.state(generator.synthesis))
+        return in_batches(program, self._batch, np.asarray(w))
 
     def judge(self, images: np.ndarray) -> dict[str, Faces]:
         """Returns each judge's view of pictures `[N, H, W, 3]`."""
@@ -124,9 +131,8 @@ class Evaluator:
         # Its inner maps take many times a picture's memory.
         H, W = a.shape[1:3]
         size = max(1, min(self._batch, LPIPS_PIXELS // (H * W)))
-        pairs = zip(batches(a, size), batches(b, size), strict=True)
-        parts = [(self._distance(self._lpips, x, y), n) for (x, n), (y, _) in pairs]
-        return np.concatenate([np.asarray(part)[:n] for part, n in parts])
+        program = functools.partial(self._distance, self._lpips)
+        return in_batches(program, size, a, b)
 
     def kept(self, forgetful: nnx.Module, w: np.ndarray, shown: int) -> Kept:
         """Looks at other people through both generators, a batch at a time.

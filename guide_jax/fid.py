@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
+from guide_jax import progress
 from guide_jax.models.crop import resize
 from guide_jax.models.inception import INPUT_SIZE
 from guide_jax.networks import jitted
@@ -174,13 +174,7 @@ class Features:
     ) -> Statistics:
         """As `of_images`, of images `[n, 299, 299, 3]` as the network takes them."""
         accumulator = Accumulator()
-        with tqdm(
-            total=total,
-            desc=label,
-            unit="image",
-            position=self._line,
-            leave=self._line is None,
-        ) as bar:
+        with progress.bar(label, "image", total, self._line) as bar:
             for features in self._passes(inputs):
                 accumulator.add(features)
                 bar.update(len(features))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from tqdm import tqdm
 
+from guide_jax import progress
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.networks import jitted
 
@@ -78,13 +78,7 @@ def make_refine(
     def refine(w, photo, steps, learning_rate):
         opt_state = optax.scale_by_adam().init(w)
         best = jnp.asarray(np.inf, jnp.float32), w
-        with tqdm(
-            total=steps,
-            desc="refining the inversion",
-            unit="step",
-            position=line,
-            leave=line is None,
-        ) as bar:
+        with progress.bar("refining the inversion", "step", steps, line) as bar:
             # One more, for a step's error is measured before it.
             for i in range(steps + 1):
                 w, best, opt_state = step(

@@ -41,8 +41,8 @@ def cropping(identity: nnx.Module, batch: int) -> Judge:
     embed = jitted(identity, arcface.embed)
 
     def judge(images: np.ndarray) -> Faces:
-        found = [np.asarray(embed(part))[:n] for part, n in batches(images, batch)]
-        return Faces(np.concatenate(found), np.ones(len(images), bool))
+        embeddings = in_batches(embed, batch, images)
+        return Faces(embeddings, np.ones(len(images), bool))
 
     return judge
 
@@ -66,8 +66,8 @@ def aligning(identity: nnx.Module, mtcnn: MTCNN, batch: int) -> Judge:
         for i, image in enumerate(to_uint8(np.asarray(images))):
             if faces := detect(mtcnn, image):
                 crops[i], found[i] = align_arcface(image, faces[0].points, size), True
-        embeddings = [np.asarray(embed(part))[:n] for part, n in batches(crops, batch)]
-        return Faces(np.concatenate(embeddings) * found[:, None], found)
+        embeddings = in_batches(embed, batch, crops)
+        return Faces(embeddings * found[:, None], found)
 
     return judge
 
@@ -99,3 +99,13 @@ def batches(x: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
         part = x[start : start + size]
         missing = size - len(part)
         yield np.concatenate([part, *[part[-1:]] * missing]), len(part)
+
+
+def in_batches(program: Callable, size: int, *arrays: np.ndarray) -> np.ndarray:
+    """Returns a program's rows for the rows of arrays, taken in batches of one size."""
+    found = []
+    for parts in zip(*(batches(x, size) for x in arrays), strict=True):
+        inputs, counts = zip(*parts, strict=True)
+        found.append((program(*inputs), counts[0]))
+    # Read when all are on their way, so that the device needn't wait for the host.
+    return np.concatenate([np.asarray(rows)[:count] for rows, count in found])

@@ -29,6 +29,8 @@ class Keeper:
         """
         self._path, self._belongs_to = Path(path).absolute(), belongs_to
         self._part = self._path.with_name(f"{self._path.name}.part")
+        # A program that was killed while renaming leaves a whole one by another name.
+        self._places = self._path, self._part, replaced(self._part)
         self.every = every
 
     def save(self, state: Any) -> None:
@@ -39,8 +41,7 @@ class Keeper:
 
     def load(self, fresh: Any) -> Any:
         """Returns the stored tree, of NumPy arrays, or `fresh`, which is like it."""
-        # A program that was killed while renaming leaves a whole one by another name.
-        for path in (self._path, self._part, replaced(self._part)):
+        for path in self._places:
             if not path.exists():
                 continue
             try:
@@ -53,5 +54,5 @@ class Keeper:
 
     def drop(self) -> None:
         """Removes what is stored."""
-        for path in (self._path, self._part, replaced(self._part)):
+        for path in self._places:
             remove(path)

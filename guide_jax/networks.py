@@ -115,6 +115,11 @@ def _missing(config: ConfigDict, roles: list[str]) -> str:
     return "\n".join(lines)
 
 
+def make_mapping(generator: nnx.Module, psi: float = 1.0) -> Callable:
+    """Returns the jitted pass from z `[N, Z]` to w `[N, L, D]`, truncated by psi."""
+    return jitted(generator.mapping, lambda mapping, z: mapping(z, psi=psi))
+
+
 def jitted(networks: Any, function: Callable) -> Callable:
     """Jits `function(networks, *args)`, the weights as arguments of the program.
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from guide_jax import data
 from guide_jax.checkpoint import load_network
 from guide_jax.errors import InputError
-from guide_jax.networks import KINDS, jitted, locate
+from guide_jax.networks import KINDS, jitted, locate, make_mapping
 
 KNOWN = "images", "grid", "walk"
 FOLDER = "render"
@@ -113,8 +113,7 @@ def _generator(path: str, workdir: Path) -> nnx.Module:
 
 def _codes(generator: nnx.Module, seeds: range, psi: float) -> np.ndarray:
     z = np.concatenate([data.z_of_seed(seed, generator.z_dim) for seed in seeds])
-    mapping = jitted(generator.mapping, lambda mapping, z: mapping(z, psi=psi))
-    return np.asarray(mapping(z))
+    return np.asarray(make_mapping(generator, psi)(z))
 
 
 def _pictures(show, w: np.ndarray, label: str) -> Iterator[Image.Image]:

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
-from guide_jax import hosts
+from guide_jax import hosts, progress
 from guide_jax.errors import UnlearningError
 from guide_jax.frugal import make_frugal_step
 from guide_jax.keeper import Keeper
@@ -96,14 +95,7 @@ class Unlearner:
         state = keeper.load(self._fresh(key)) if keeper else self._fresh(key)
         first, every = int(state["step"]), keeper.every if keeper else 0
         order = _Order(w_u, w_target, state["key"], first, steps, every)
-        with tqdm(
-            total=steps,
-            initial=first,
-            desc="forgetting",
-            unit="step",
-            position=self._line,
-            leave=self._line is None,
-        ) as bar:
+        with progress.bar("forgetting", "step", steps, self._line, first) as bar:
             bar.set_postfix_str("compiling the step")
 
             def report(step: int, summary: dict[str, float]) -> None:

@@ -216,7 +216,7 @@ def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
         assert not np.any(stored.view(np.uint16) & (2 ** (10 - mantissa_bits) - 1))
 
 
-# The state of a training -------------------------------------------------------------
+# The hash of a network ---------------------------------------------------------------
 
 
 def test_a_hash_of_a_network_changes_with_its_numbers_and_its_config():
