@@ -12,11 +12,11 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from guide_jax import hosts
-from guide_jax.allocator import keep_freed_memory
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.experiment import MODES, run
-from guide_jax.workers import at_work
+from guide_jax.experiment.allocator import keep_freed_memory
+from guide_jax.experiment.run import MODES, run
+from guide_jax.experiment.workers import at_work
+from guide_jax.training import distributed
 
 FLAGS = flags.FLAGS
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # of files' names
     try:
-        hosts.start(FLAGS.config.parallel)
+        distributed.start(FLAGS.config.parallel)
         workdir = Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
         run(FLAGS.config, workdir, FLAGS.mode)
     except InputError as error:
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 def fail(error: object, code: int) -> NoReturn:
     """Says what was wrong, without a traceback, and ends the program."""
     print("error:", error, file=sys.stderr)
-    if hosts.together() or at_work():
+    if distributed.together() or at_work():
         # Other processes would be waited for, and other people's threads torn apart.
         sys.stdout.flush()
         sys.stderr.flush()

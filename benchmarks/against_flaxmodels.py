@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.measuring import by_turns, spread
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.networks import jitted
+from guide_jax.storage.locate import jitted
 
 BATCHES = (1, 4)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import jax
 
 from benchmarks import our_step
-from guide_jax.allocator import keep_freed_memory
-from guide_jax.losses import Compute
+from guide_jax.experiment.allocator import keep_freed_memory
+from guide_jax.training.losses import Compute
 
 NAMED = re.compile(r'%?(\S+) = .*?metadata=\{[^}]*?op_name="([^"]*)"')
 NETWORKS = "synthesis", "lpips", "identity"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from configs import demo, demo_128
-from guide_jax import experiment
-from guide_jax.report import mean_and_deviation
+from guide_jax.experiment import run
+from guide_jax.reports.report import mean_and_deviation
 
 CONFIGS = {"demo": demo, "demo_128": demo_128}
 METHODS = {
@@ -46,7 +46,7 @@ def main():
         config.update_from_flattened_dict(METHODS[method])
         config.source.seeds = tuple(args.seeds)
         config.evaluate.others = args.others
-        results = experiment.run(config, args.workdir / args.config / method)
+        results = run.run(config, args.workdir / args.config / method)
         people = results.get("people", [results])  # of one person, it is just theirs
         print(f"\n{method}: {len(people)} people, {args.others} others each")
         for column in COLUMNS:

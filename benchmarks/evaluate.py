@@ -18,11 +18,11 @@ from flax import nnx
 from benchmarks.random_networks import config_f, random
 from guide_jax.models import arcface
 from guide_jax.models.arcface import IRNet
-from guide_jax.models.crop import resize
 from guide_jax.models.inception import INPUT_SIZE, Inception
+from guide_jax.models.resample import resize
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.networks import jitted
-from guide_jax.report import mean_and_deviation
+from guide_jax.reports.report import mean_and_deviation
+from guide_jax.storage.locate import jitted
 
 IR101_UNITS = (3, 13, 30, 3)
 ROUNDS = 3

@@ -10,14 +10,14 @@ import numpy as np
 from benchmarks import arithmetic
 from benchmarks.random_networks import config_f, random
 from guide_jax import target
-from guide_jax.frugal import make_frugal_step
-from guide_jax.losses import Compute, Judges, Latents, LossWeights
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.networks import make_mapping
-from guide_jax.parallel import Team, make_train_step
-from guide_jax.step import Draws, Trainer, draw_latents, fresh, make_trainer
+from guide_jax.storage.locate import make_mapping
+from guide_jax.training.accumulate import make_frugal_step
+from guide_jax.training.losses import Compute, Judges, Latents, LossWeights
+from guide_jax.training.sharding import Team, make_train_step
+from guide_jax.training.step import Draws, Trainer, draw_latents, fresh, make_trainer
 
 WAYS = {"ours": make_train_step, "frugal": make_frugal_step}
 LEARNING_RATE = 1e-4

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from flax import nnx
 
-from guide_jax.checkpoint import fill, leaf_shapes
+from guide_jax.storage.network_file import fill, leaf_shapes
 
 # What vectors are drawn around, by a part of their path; the others around 0. They stay
 # close to it: drawn widely, they made IR-SE50 so chaotic that a change of an image by a

@@ -40,8 +40,8 @@ import jax
 
 from benchmarks import against_flaxmodels, arithmetic, measuring, our_step
 from benchmarks.our_step import OurWay, Problem
-from guide_jax.allocator import keep_freed_memory
-from guide_jax.losses import Compute
+from guide_jax.experiment.allocator import keep_freed_memory
+from guide_jax.training.losses import Compute
 
 TORCH = ("published", "shared", "batched")
 # Relative; a ReLU that flips in float32 changes the gradient more than the loss.

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from flax import nnx
 
-from guide_jax.checkpoint import flat_leaves
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS, NETS, SCALE, SHIFT
 from guide_jax.models.stylegan2 import Synthesis
+from guide_jax.storage.network_file import flat_leaves
 
 Tensors = dict[str, torch.Tensor]
 

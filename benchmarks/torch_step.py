@@ -15,8 +15,8 @@ import torch
 from benchmarks import torch_networks
 from benchmarks.measuring import host_peak
 from benchmarks.torch_networks import Tensors, tensors
-from guide_jax.losses import Judges, Latents, LossWeights
 from guide_jax.models.stylegan2 import Synthesis
+from guide_jax.training.losses import Judges, Latents, LossWeights
 
 WAYS = ("published", "shared", "batched")
 

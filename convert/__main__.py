@@ -31,8 +31,8 @@ from convert.families import FAMILIES
 from convert.jobs import Job, one_line, plan
 from convert.rules import convert
 from convert.state_file import WRITERS, write
-from guide_jax import fingerprint
-from guide_jax.checkpoint import leaf_shapes, load_network, save_network
+from guide_jax.storage import fingerprint
+from guide_jax.storage.network_file import leaf_shapes, load_network, save_network
 
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 

@@ -23,7 +23,7 @@ from convert.stylegan2 import (
     ROSINALITY_KERNEL_SUM,
     smoothing_kernel,
 )
-from guide_jax.checkpoint import flat_leaves
+from guide_jax.storage.network_file import flat_leaves
 
 # What no tensor says, and what a reader takes for it.
 UNSAID = {"mapping_lr_multiplier": MAPPING_LR_MULTIPLIER, "conv_clamp": None}

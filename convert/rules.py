@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from guide_jax import models
-from guide_jax.checkpoint import fill, leaf_shapes
 from guide_jax.models import ops
+from guide_jax.storage.network_file import fill, leaf_shapes
 
 StateDict = Mapping[str, np.ndarray]
 MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z where no file says it

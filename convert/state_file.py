@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from convert.rules import StateDict
-from guide_jax.checkpoint import read_about
+from guide_jax.storage.network_file import read_about
 
 
 def write(path: str | Path, state: StateDict) -> None:

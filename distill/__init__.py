@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from guide_jax.checkpoint import save_network
+from guide_jax.storage.network_file import save_network
 
 BUNDLE = Path(__file__).parent.parent / "guide_jax" / "demo_weights"
 WORK = Path("distill_work")

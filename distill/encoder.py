@@ -18,10 +18,10 @@ from flax import nnx
 from distill import BUNDLE, WORK, store
 from distill.images import average, save_grid
 from distill.training import fit
-from guide_jax.checkpoint import load_network
 from guide_jax.models import arcface
-from guide_jax.models.encoder import WEncoder
-from guide_jax.networks import jitted
+from guide_jax.models.w_encoder import WEncoder
+from guide_jax.storage.locate import jitted
+from guide_jax.storage.network_file import load_network
 
 HELD_OUT = 400
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from convert import mobilestylegan
 from distill import WORK
-from guide_jax.data import to_uint8, z_of_seed
+from guide_jax.faces.photos import to_uint8, z_of_seed
 
 PSI = 0.7
 

@@ -21,9 +21,9 @@ from convert import mobilestylegan, rules
 from distill import BUNDLE, WORK, faces, store
 from distill.images import image_loss, likeness, save_grid
 from distill.training import fit
-from guide_jax.checkpoint import fill, flat_leaves, load_network
 from guide_jax.models.mobilestylegan import MobileStyleGAN
-from guide_jax.networks import jitted
+from guide_jax.storage.locate import jitted
+from guide_jax.storage.network_file import fill, flat_leaves, load_network
 
 HELD_OUT = 100
 

@@ -20,9 +20,9 @@ from flax import nnx
 
 from distill import BUNDLE, WORK, faces, store
 from distill.training import fit
-from guide_jax.data import to_uint8
-from guide_jax.models import arcface, crop
-from guide_jax.networks import jitted
+from guide_jax.faces.photos import to_uint8
+from guide_jax.models import arcface, resample
+from guide_jax.storage.locate import jitted
 
 HELD_OUT = 400
 WIDTHS, UNITS, SIZE, DIM = (24, 24, 48, 96, 160), (2, 2, 2, 1), 64, 128
@@ -45,11 +45,11 @@ def augment(images: jax.Array, key: jax.Array) -> jax.Array:
     """Cuts `[N, SIZE, SIZE, 3]` out of faces `[N, H, W, 3]`, about where it is due."""
     n, height = images.shape[:2]
     keys = jax.random.split(key, 6)
-    unit = height / crop.FACE_SIZE
-    side = (crop.FACE_ROWS[1] - crop.FACE_ROWS[0]) * unit
+    unit = height / resample.FACE_SIZE
+    side = (resample.FACE_ROWS[1] - resample.FACE_ROWS[0]) * unit
     zoom = jnp.exp(jax.random.uniform(keys[0], (n, 1), minval=-0.08, maxval=0.08))
     scale = SIZE / side * zoom * jnp.ones((1, 2))
-    corner = jnp.array([crop.FACE_ROWS[0], crop.FACE_COLUMNS[0]]) * unit
+    corner = jnp.array([resample.FACE_ROWS[0], resample.FACE_COLUMNS[0]]) * unit
     centre = (
         corner + side / 2 + jax.random.uniform(keys[1], (n, 2), minval=-4, maxval=4)
     )

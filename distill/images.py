@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from guide_jax.data import to_uint8
-from guide_jax.networks import jitted
+from guide_jax.faces.photos import to_uint8
+from guide_jax.storage.locate import jitted
 
 
 def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array, dict]:

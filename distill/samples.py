@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from convert import torch_file
 from distill import BUNDLE, WORK, faces
-from guide_jax.checkpoint import load_network
-from guide_jax.data import to_uint8
-from guide_jax.networks import jitted
+from guide_jax.faces.photos import to_uint8
+from guide_jax.storage.locate import jitted
+from guide_jax.storage.network_file import load_network
 
 STRENGTH = 2.5  # largest step along a direction
 

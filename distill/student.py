@@ -27,11 +27,11 @@ from distill import BUNDLE, WORK, faces, store
 from distill.images import average, image_loss, likeness, save_grid
 from distill.teachers import Teachers, unit
 from distill.training import fit
-from guide_jax.checkpoint import fill, flat_leaves, load_network
-from guide_jax.data import to_uint8
+from guide_jax.faces.photos import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.networks import jitted
+from guide_jax.storage.locate import jitted
+from guide_jax.storage.network_file import fill, flat_leaves, load_network
 
 WIDTHS = {4: 512, 8: 176, 16: 192, 32: 96, 64: 32}  # channels by resolution
 HELD_OUT = 1_000_000 + np.arange(200)  # seeds of the people measured

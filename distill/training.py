@@ -11,7 +11,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from guide_jax.checkpoint import put
+from guide_jax.storage.network_file import put
 
 Tree = Any
 # (trainable, statistics, frozen, batch) -> (loss, (statistics, terms by name))

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from guide_jax import progress
+from guide_jax import console
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.networks import jitted
+from guide_jax.storage.locate import jitted
 
 
 def make_encode(
@@ -78,7 +78,7 @@ def make_refine(
     def refine(w, photo, steps, learning_rate):
         opt_state = optax.scale_by_adam().init(w)
         best = jnp.asarray(np.inf, jnp.float32), w
-        with progress.bar("refining the inversion", "step", steps, line) as bar:
+        with console.bar("refining the inversion", "step", steps, line) as bar:
             # One more, for a step's error is measured before it.
             for i in range(steps + 1):
                 w, best, opt_state = step(

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from guide_jax import data
 from guide_jax.errors import InputError
+from guide_jax.faces.photos import list_photos
 
 SCENARIOS = "random", "in_domain", "out_of_domain"
 
@@ -54,7 +54,7 @@ def listed(source: ConfigDict) -> list[Person]:
     if scenario == "out_of_domain":
         return _by_folder(path)
     if path.is_dir():
-        photos = data.list_photos(path)
+        photos = list_photos(path)
         names = _names([photo.relative_to(path) for photo in photos])
         pairs = zip(names, photos, strict=True)
         return [Person(name, photo.name, photo=photo) for name, photo in pairs]
@@ -83,7 +83,7 @@ def _by_folder(path: Path) -> list[Person]:
             f"{path}: no such folder; 'out_of_domain' takes a folder with several"
             " photos of a person, or with a sub-folder for each person"
         )
-    within = [photo.relative_to(path) for photo in data.list_photos(path)]
+    within = [photo.relative_to(path) for photo in list_photos(path)]
     folders = sorted(
         {path / photo.parts[0] for photo in within if len(photo.parts) > 1}
     )
@@ -98,7 +98,7 @@ def _by_folder(path: Path) -> list[Person]:
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):
-        first, *rest = data.list_photos(folder)
+        first, *rest = list_photos(folder)
         title = f"{folder.name}/{first.name}"
         people.append(Person(name, title, photo=first, tests=tuple(rest)))
     return people

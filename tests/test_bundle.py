@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from guide_jax import data
-from guide_jax.checkpoint import flat_leaves, load_network, read_about
-from guide_jax.evaluate import Evaluator
+from guide_jax.faces import photos
 from guide_jax.inversion import make_encode
-from guide_jax.judges import cropping
+from guide_jax.metrics.evaluator import Evaluator
+from guide_jax.metrics.identity import cropping
 from guide_jax.models import arcface
-from guide_jax.networks import BUNDLE
+from guide_jax.storage.locate import BUNDLE
+from guide_jax.storage.network_file import flat_leaves, load_network, read_about
 
 GENERATORS = {"stylegan2_64": 64, "mobilestylegan_128": 128}
 FILES = (*GENERATORS, "encoder", "lpips_alex", "identity_dlib", "identity_facenet")
@@ -33,7 +33,7 @@ def people(name):
     generator = network(name)
     judge = cropping(network("identity_facenet"), 10)
     evaluator = Evaluator(generator, network("lpips_alex"), {"facenet": judge})
-    z = np.concatenate([data.z_of_seed(seed, generator.z_dim) for seed in PEOPLE])
+    z = np.concatenate([photos.z_of_seed(seed, generator.z_dim) for seed in PEOPLE])
     w = tiny.jitted(generator.mapping, lambda mapping, z: mapping(z, psi=PSI), z)
     return evaluator, w, evaluator.look(generator, w)
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 import main
 from configs import demo, ffhq
-from guide_jax import session, unlearn
-from guide_jax.checkpoint import load_network, save_network
 from guide_jax.errors import UnlearningError
+from guide_jax.experiment import session
+from guide_jax.storage.network_file import load_network, save_network
+from guide_jax.training import trainer
 
 ROOT = Path(main.__file__).parent
 WRITTEN = {
@@ -316,7 +317,7 @@ def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatc
     def fail(*args, **kwargs):
         raise UnlearningError("the loss is nan at step 0")
 
-    monkeypatch.setattr(unlearn.Unlearner, "__call__", fail)
+    monkeypatch.setattr(trainer.Unlearner, "__call__", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
     files = {path.name for path in (tmp_path / "work").iterdir()}
     assert files == set()
@@ -332,7 +333,7 @@ def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeyp
         on_step(0, {"total": 1.0})
         raise UnlearningError("the loss is nan at step 1")
 
-    monkeypatch.setattr(unlearn.Unlearner, "__call__", fail)
+    monkeypatch.setattr(trainer.Unlearner, "__call__", fail)
     mistake({}, code=1)
     for name in ("metrics.jsonl", "results.json", "before_after.png"):
         assert (work / name).read_text() == "earlier"
@@ -359,7 +360,7 @@ def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
 # The library --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["guide_jax", "guide_jax.experiment"])
+@pytest.mark.parametrize("module", ["guide_jax", "guide_jax.experiment.run"])
 def test_library_imports_neither_torch_nor_tensorflow(module):
     code = (
         f"import sys, {module}\n"

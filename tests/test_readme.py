@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guide_jax import data
-from guide_jax.checkpoint import load_network, save_network
-from guide_jax.networks import BUNDLE
+from guide_jax.faces import photos
+from guide_jax.storage.locate import BUNDLE
+from guide_jax.storage.network_file import load_network, save_network
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,9 +31,9 @@ def folder(tmp_path_factory):
     """Returns a folder with a photo of somebody, `face.jpg`."""
     folder = tmp_path_factory.mktemp("readme")
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
-    w = generator.mapping(data.z_of_seed(5, generator.z_dim), psi=0.7)
+    w = generator.mapping(photos.z_of_seed(5, generator.z_dim), psi=0.7)
     face = np.asarray(generator.synthesis(w)[0])[0]
-    Image.fromarray(data.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")
+    Image.fromarray(photos.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")
     return folder
 
 

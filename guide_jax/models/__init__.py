@@ -4,12 +4,12 @@ from flax import nnx
 
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.e4e import E4E
-from guide_jax.models.encoder import WEncoder
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
 from guide_jax.models.mtcnn import MTCNN
 from guide_jax.models.stylegan2 import StyleGAN2
+from guide_jax.models.w_encoder import WEncoder
 
 # kind, as it stands in converted checkpoints -> class
 NETWORKS: dict[str, type[nnx.Module]] = {

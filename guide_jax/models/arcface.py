@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from guide_jax.models.crop import identity_crop
+from guide_jax.models.resample import identity_crop
 
 IR50_UNITS = (3, 4, 14, 3)  # IR-100 has (3, 13, 30, 3), IR-152 (3, 8, 36, 3)
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from guide_jax.models.arcface import IR50_UNITS, Stem, residual_blocks
-from guide_jax.models.crop import average_pool, bilinear_matrix
 from guide_jax.models.ops import Buffer, Linear
+from guide_jax.models.resample import average_pool, bilinear_matrix
 
 # From these codes on, the pyramid's middle map is looked at, then the finest one.
 MIDDLE, FINE = 3, 7

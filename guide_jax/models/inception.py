@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from guide_jax.models.crop import resize
 from guide_jax.models.lpips import max_pool
+from guide_jax.models.resample import resize
 
 INPUT_SIZE = 299
 FEATURES = 2048

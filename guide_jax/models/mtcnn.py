@@ -1,7 +1,7 @@
 """MTCNN, three small networks that find faces (arXiv 1604.02878).
 
 P-Net proposes boxes all over a picture, R-Net refuses most of them, O-Net refines the
-rest and finds five points in each. `guide_jax.detect` runs them one after the other.
+rest and finds five points in each. `guide_jax.faces.detect` runs them in sequence.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@
 The wheel is PyPI's. Everything is computed in float32. `mobilestylegan_openvino.npz`
 then holds, for `SEEDS`:
 
-    w         [N, D], the mapping network's output for `guide_jax.data.z_of_seed`
+    w         [N, D], the mapping's output for `guide_jax.faces.photos.z_of_seed`
     features  [N, 4, 4, 64], of "b16.x" every 4th row and column, every 8th channel
     pixels    [N, 32, 32, 3], of the 1024 px image every 32nd row and column from 16
     mean, std [N, 3], over the whole image

@@ -1,0 +1,1 @@
+"""Photos of faces: reading, detecting, aligning."""

@@ -1,0 +1,1 @@
+"""Measures of forgetting, by judges that took no part in the loss."""

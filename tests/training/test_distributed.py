@@ -1,0 +1,198 @@
+"""Two processes of four devices each, from main.py: they take each step together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import main
+from configs import default
+from guide_jax.errors import InputError
+from guide_jax.experiment import run as experiment
+from guide_jax.storage.network_file import load_network, save_network
+from guide_jax.training import distributed
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Returns the arguments of every run; networks are tiny, LPIPS is the bundle's."""
+    folder = tmp_path_factory.mktemp("networks")
+    made = {
+        "generator": tiny.mobile(),
+        "identity": tiny.identity(0),
+        "judge": tiny.identity(1),
+    }
+    for role, network in made.items():
+        save_network(folder / f"{role}.npz", network)
+    return [
+        *(f"--config.networks.{role}.path={folder / role}.npz" for role in made),
+        f"--config.steps={STEPS}",
+        "--config.save_every=2",
+        "--config.loss.adjacency.count=8",
+        "--config.loss.global_.count=8",
+        "--config.evaluate.others=3",
+        "--config.evaluate.shown=2",
+        f"--config.cache={tmp_path_factory.mktemp('cache')}",
+    ]
+
+
+def start(folder, devices, args):
+    """Starts main.py in a folder of its own, as on a machine with so many devices."""
+    folder.mkdir(exist_ok=True)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, Path(main.__file__), "--workdir=work", *args],
+        cwd=folder,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_two(folder, args, more=((), ())):
+    """Starts two processes, in the folders 0 and 1, with further arguments of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    args = [
+        *args,
+        "--config.parallel.devices=0",
+        f"--config.parallel.coordinator={address}",
+        "--config.parallel.processes=2",
+    ]
+    each = [[*args, f"--config.parallel.process={i}", *more[i]] for i in range(2)]
+    return [start(folder / str(i), 4, each[i]) for i in range(2)]
+
+
+def lines(workdir):
+    """Returns what metrics.jsonl holds, without the seconds."""
+    found = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in found]
+    assert all(line.pop("seconds") >= 0 for line in found)
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path, settings):
+    # Two people: after the first, the second process waits for the next order.
+    settings = [*settings, "--config.source.count=2"]
+    for process in start_two(tmp_path, settings):
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+    assert not any((tmp_path / "1").iterdir())
+    alone = start(tmp_path / "alone", 1, settings)
+    output, _ = alone.communicate(timeout=400)
+    assert alone.returncode == 0, output
+    for person in ("seed_0", "seed_1"):
+        two, one = (tmp_path / x / "work/people" / person for x in ("0", "alone"))
+        assert {path.name for path in two.iterdir()} == {
+            path.name for path in one.iterdir()
+        }
+        for line, wanted in zip(lines(two), lines(one), strict=True):
+            assert line == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+        # Written by two, read by one.
+        leaves, of_one = (tiny.flat(load_network(x / "generator")) for x in (two, one))
+        before = tiny.flat(tiny.mobile())
+        assert leaves.keys() == of_one.keys()
+        moved = sum(np.linalg.norm(of_one[x] - before[x]) ** 2 for x in leaves)
+        apart = sum(np.linalg.norm(of_one[x] - leaves[x]) ** 2 for x in leaves)
+        assert apart**0.5 < 0.01 * moved**0.5
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_a_checkpoint_of_two(tmp_path, settings):
+    long = [*settings, "--config.steps=2000"]
+    both = start_two(tmp_path, long)
+    state = tmp_path / "0/work/.checkpoint"
+    deadline = time.monotonic() + 300
+    while not state.exists():
+        assert [process.poll() for process in both] == [None, None]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in both:
+        process.kill()
+        process.communicate()
+    log = next((tmp_path / "0/work").glob(".metrics.jsonl.*.part"))
+    before = log.read_text().splitlines()
+    alone = start(tmp_path / "0", 8, [*long, "--config.parallel.devices=2"])
+    while len(log.read_text().splitlines()) <= len(before) + 2:
+        assert alone.poll() is None, alone.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    alone.kill()
+    output, _ = alone.communicate()
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()[:-1]]
+    assert steps == list(range(len(steps)))
+    # The bar begins where the state was kept, not at 0.
+    assert "| 0/2000" not in output
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_both_soon(tmp_path, settings):
+    """Another learning rate in the second; then nobody to be forgotten in the first."""
+    for wrong, says in (
+        ([[], ["--config.optimizer.learning_rate=0.5"]], "other settings or other"),
+        ([["--config.source.image=nobody.jpg"], []], "nobody.jpg: no such photo"),
+    ):
+        both = start_two(tmp_path, settings, wrong)
+        started = time.monotonic()
+        outputs = [process.communicate(timeout=200)[0] for process in both]
+        assert time.monotonic() - started < 120
+        assert both[0].returncode == 2, outputs[0]
+        assert both[1].returncode != 0
+        assert says in outputs[0]
+        assert "Traceback" not in outputs[0]
+
+
+@pytest.mark.parametrize("coordinator", ["myhost", "myhost:x", ":1234"])
+def test_a_coordinator_without_host_or_port_is_refused(coordinator):
+    settings = default.get_config().parallel
+    settings.coordinator, settings.processes = coordinator, 2
+    for settings.process in range(2):
+        with pytest.raises(InputError, match="HOST:PORT of the first"):
+            distributed.start(settings)
+
+
+def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(distributed, "FIRST_CONTACT", 0.3)
+    settings = default.get_config().parallel
+    settings.coordinator, settings.processes = "127.0.0.1:1", 2
+    settings.process = 1
+    with pytest.raises(InputError, match=r"'127\.0\.0\.1:1': nobody answers there"):
+        distributed.start(settings)
+
+
+@pytest.mark.parametrize(("process", "processes"), [(2, 2), (1, 1)])
+def test_a_process_beyond_the_last_is_refused(process, processes):
+    settings = default.get_config().parallel
+    settings.coordinator = "127.0.0.1:1"
+    settings.process, settings.processes = process, processes
+    with pytest.raises(InputError, match=f"process is {process}.*below.*{processes}"):
+        distributed.start(settings)
+
+
+def test_what_several_processes_cannot_do_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment.jax, "process_count", lambda: 2)
+    config = default.get_config()
+    for mode in ("evaluate", "render"):
+        with pytest.raises(InputError, match="only --mode=unlearn needs them"):
+            experiment.run(config, tmp_path, mode)
+    config.parallel.over = "people"
+    with pytest.raises(InputError, match=r"only config\.parallel\.over=latents"):
+        experiment.run(config, tmp_path)
+
+
+def test_alone_all_agree():
+    tree = {"a": np.ones(2)}
+    assert distributed.agree(tree) is tree
+    assert distributed.is_first()
