@@ -12,41 +12,38 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from guide_jax.config import read
+from guide_jax.config_checks import unknown_field
+from guide_jax.config_types import Parallel
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.experiment.allocator import keep_freed_memory
-from guide_jax.experiment.run import MODES, run
-from guide_jax.experiment.workers import at_work
+from guide_jax.experiment.modes import MODES, run
+from guide_jax.experiment.workers import is_working
 from guide_jax.training import distributed
 
 FLAGS = flags.FLAGS
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends in one line and exit code 2."""
+    """Parses the command line; on a mistake, prints one line and exits with code 2."""
     try:
-        # Here, for it loads the default config and sets its fields at once.
+        # Defined here rather than at import, so that errors in the config are caught.
         config_flags.DEFINE_config_file(
             "config",
             str(Path(__file__).parent / "configs" / "demo.py"),
-            "What to do; configs/default.py explains every field.",
+            "Config file; configs/default.py explains every field.",
             lock_config=True,
         )
         flags.DEFINE_string(
-            "workdir", None, "Folder for the results; by default runs/NAME of config."
+            "workdir", None, "Folder for the results; default: runs/NAME of the config."
         )
-        flags.DEFINE_enum(
-            "mode",
-            "unlearn",
-            MODES,
-            "unlearn: what isn't done yet; evaluate: measure stored generators again;"
-            " render: make pictures of a stored generator.",
-        )
+        modes = "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items())
+        flags.DEFINE_enum("mode", "unlearn", list(MODES), f"{modes}.")
         rest = FLAGS(argv)
-        FLAGS.config.lock()  # a file that isn't there is reported on first use only
+        FLAGS.config.lock()  # a missing file is reported on first use only
     except (AttributeError, TypeError) as error:
-        # ml_collections wraps a KeyError, whose own text is the readable one.
-        text = " ".join(getattr(error.args[0], "args", error.args)[0].split())
-        fail(f"no such setting: {text}; configs/default.py has them all", 2)
+        # ml_collections wraps a KeyError; the inner error has the readable message.
+        fail(unknown_field(getattr(error.args[0], "args", error.args)[0]), 2)
     except flags.Error as error:
         fail(" ".join(str(error).split()), 2)
     except (OSError, SyntaxError) as error:
@@ -57,27 +54,28 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs what the config says; a user's mistake ends in one line and exit code 2."""
-    del argv  # `parse` leaves nothing in it
+    """Runs the config; on a user's mistake, prints one line and exits with code 2."""
+    del argv  # `parse` has handled all arguments
     logging.set_verbosity(logging.WARNING)
-    sys.stdout.reconfigure(errors="backslashreplace")  # of files' names
+    sys.stdout.reconfigure(errors="backslashreplace")  # for unprintable file names
     try:
-        distributed.start(FLAGS.config.parallel)
-        workdir = Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
-        run(FLAGS.config, workdir, FLAGS.mode)
+        # First, so that a wrong setting in one process ends all of them.
+        distributed.start(Parallel(**FLAGS.config.parallel))
+        config = read(FLAGS.config)
+        run(config, Path(FLAGS.workdir or f"runs/{config.name}"), FLAGS.mode)
     except InputError as error:
         fail(error, 2)
     except (UnlearningError, OSError) as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        fail("broken off; the same command goes on from here", 130)
+        fail("interrupted; run the same command again to resume", 130)
 
 
 def fail(error: object, code: int) -> NoReturn:
-    """Says what was wrong, without a traceback, and ends the program."""
+    """Prints an error without a traceback and ends the program."""
     print("error:", error, file=sys.stderr)
-    if distributed.together() or at_work():
-        # Other processes would be waited for, and other people's threads torn apart.
+    if distributed.is_distributed() or is_working():
+        # A normal exit would wait for other processes, and crash other threads.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

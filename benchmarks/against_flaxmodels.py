@@ -1,4 +1,4 @@
-"""flaxmodels' StyleGAN2 synthesis, forward, beside ours."""
+"""Times flaxmodels' StyleGAN2 synthesis (forward pass) next to ours."""
 
 import statistics
 
@@ -6,49 +6,50 @@ import jax
 import numpy as np
 
 from benchmarks.measuring import by_turns, spread
+from guide_jax.models.network import jitted
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.storage.locate import jitted
 
 BATCHES = (1, 4)
 
 
 def lines(generator: StyleGAN2, turns: int) -> list[str]:
-    """Returns lines to print: the times, or why there are none.
+    """Returns the lines to print: the times, or why flaxmodels cannot be timed.
 
     Args:
-        generator: ours, of config-f's channels, with 512 at most.
-        turns: how often each is timed.
+        generator: our generator, with config-f's channels, 512 at most.
+        turns: number of times each network is timed.
     """
     try:
         from flaxmodels.stylegan2 import SynthesisNetwork
     except ModuleNotFoundError as error:
         return [f"flaxmodels: not installed (no module {error.name})"]
-    except Exception as error:  # whatever it does on import
-        return [f"flaxmodels: does not import ({_first_line(error)})"]
+    except Exception as error:  # an incompatible version may raise anything
+        return [f"flaxmodels: import failed ({_first_line(error)})"]
     theirs = SynthesisNetwork(
         resolution=generator.resolution,
         w_dim=generator.w_dim,
         fmap_max=max(generator.config["channels"]),
     )
-    mine = jitted(generator.synthesis, lambda synthesis, w: synthesis(w)[0])
+    ours = jitted(generator.synthesis, lambda synthesis, w: synthesis(w)[0])
     rng = np.random.default_rng(0)
-    found = []
+    result = []
     for batch in BATCHES:
         shape = (batch, generator.num_ws, generator.w_dim)
         w = rng.standard_normal(shape, np.float32)
         try:
             run = _jitted(theirs, w)
             run(w)
-        except Exception as error:  # it was written for another flax and JAX
-            return [*found, f"flaxmodels: does not run ({_first_line(error)})"]
-        timings = by_turns({"ours": _times(mine, w), "its": _times(run, w)}, turns, 1)
-        ours, its = (timings[name].wall for name in ("ours", "its"))
-        ratio = statistics.median(its) / statistics.median(ours)
-        found.append(
-            f"flaxmodels' synthesis, batch {batch}: {spread(its)} s, ours"
-            f" {spread(ours)} s, ratio {ratio:.2f}"
+        except Exception as error:  # flaxmodels was written for older flax and JAX
+            return [*result, f"flaxmodels: does not run ({_first_line(error)})"]
+        runs = {"ours": _repeated(ours, w), "theirs": _repeated(run, w)}
+        timings = by_turns(runs, turns, 1)
+        our_times, their_times = (timings[name].wall for name in runs)
+        ratio = statistics.median(their_times) / statistics.median(our_times)
+        result.append(
+            f"flaxmodels' synthesis, batch {batch}: {spread(their_times)} s, ours"
+            f" {spread(our_times)} s, ratio {ratio:.2f}"
         )
-    return found
+    return result
 
 
 def _jitted(network, w: np.ndarray):
@@ -58,14 +59,14 @@ def _jitted(network, w: np.ndarray):
     return lambda w: jax.block_until_ready(apply(variables, w))
 
 
-def _times(run, w: np.ndarray):
+def _repeated(run, w: np.ndarray):
     jax.block_until_ready(run(w))  # compiles
 
-    def take(steps: int) -> None:
-        for _ in range(steps):
+    def repeat(times: int) -> None:
+        for _ in range(times):
             jax.block_until_ready(run(w))
 
-    return take
+    return repeat
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""The arithmetic of an unlearning step, and how much of it a device can do.
+"""Counts the FLOP of an unlearning step and measures a device's matrix peak.
 
-Convolutions and matrix products of the networks are counted, from their shapes, two
-operations for a multiplication and an addition; what a program does beyond that (zeros
-between pixels, activations computed again) is not useful and not counted.
+Only the networks' convolutions and matrix products are counted, from their shapes, with
+two operations per multiply-add. Extra work (zeros inserted between pixels, recomputed
+activations) is not useful arithmetic and not counted.
 """
 
 import time
@@ -18,7 +18,7 @@ from guide_jax.models.stylegan2 import Synthesis
 
 
 def synthesis_flop(network: Synthesis) -> int:
-    """Returns the arithmetic of one image."""
+    """Returns the FLOP of synthesising one image."""
     total = 0
     for resolution in network.resolutions:
         block = getattr(network, f"b{resolution}")
@@ -26,14 +26,14 @@ def synthesis_flop(network: Synthesis) -> int:
             if not hasattr(block, name):
                 continue
             layer = getattr(block, name)
-            # A transposed convolution multiplies each pixel that goes in.
+            # conv0 is a transposed convolution, which multiplies each input pixel.
             side = resolution // 2 if name == "conv0" else resolution
             total += 2 * side**2 * layer.weight.size + 2 * layer.affine.weight.size
     return total
 
 
 def lpips_flop(network: LPIPS, resolution: int) -> int:
-    """Returns the arithmetic of one image's VGG16 features."""
+    """Returns the FLOP of one image's VGG16 features."""
     total, side = 0, resolution
     for layer, conv in zip(NETS["vgg"], network.convs, strict=True):
         side //= layer.pool or 1
@@ -42,7 +42,7 @@ def lpips_flop(network: LPIPS, resolution: int) -> int:
 
 
 def identity_flop(network: IRNet) -> int:
-    """Returns the arithmetic of one crop's embedding."""
+    """Returns the FLOP of embedding one crop."""
     side = network.input_size
     total = 2 * side**2 * network.stem.conv.kernel.size
     for block in network.blocks:
@@ -59,10 +59,19 @@ def identity_flop(network: IRNet) -> int:
 def step_flop(
     network: Synthesis, lpips: LPIPS, identity: IRNet, latents: int, pairs: int
 ) -> int:
-    """Returns the useful arithmetic of one step.
+    """Returns the useful FLOP of one step.
 
-    The student's synthesis is trained: forward, and back to activations and to weights.
-    The judges are frozen: forward, and back to the image. The source goes forward only.
+    The student's synthesis counts three times: forward, gradient with respect to the
+    activations, gradient with respect to the weights. The frozen loss networks count
+    twice on its images: forward, gradient with respect to the image. The source's
+    synthesis and the loss networks on its images are forward only.
+
+    Args:
+        network: the student's synthesis network.
+        lpips: LPIPS on VGG16.
+        identity: the identity encoder in the loss.
+        latents: number of latents, 1 + N_a + N_g.
+        pairs: number of pairs that have an identity loss, 1 + N_a.
     """
     images = 4 * synthesis_flop(network)
     images += 3 * lpips_flop(lpips, network.resolutions[-1])
@@ -70,7 +79,7 @@ def step_flop(
 
 
 def jax_product(size: int, dtype: str, precision: str) -> Callable[[int], None]:
-    """Returns a function that multiplies two square matrices some times."""
+    """Returns a function that multiplies two square matrices `times` times."""
     rng = np.random.default_rng(0)
     a, b = (jnp.asarray(rng.standard_normal((size, size)), dtype) for _ in range(2))
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
@@ -82,7 +91,16 @@ def jax_product(size: int, dtype: str, precision: str) -> Callable[[int], None]:
 
 
 def speed(size: int, run: Callable[[int], None], times: int) -> tuple[float, float]:
-    """Returns the best FLOP/s and FLOP per CPU-second of five tries of a product."""
+    """Times a matrix product five times.
+
+    Args:
+        size: side of the matrices.
+        run: computes the product a given number of times.
+        times: products per measurement.
+
+    Returns:
+        The best FLOP/s and the best FLOP per CPU-second.
+    """
     run(times)
     best, best_cpu = np.inf, np.inf
     for _ in range(5):

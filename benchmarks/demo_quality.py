@@ -1,12 +1,12 @@
-"""What the demo reaches on ten people, beside the paper's baseline target.
+"""Measures the demo on ten people and compares it with the paper's baseline target.
 
     python benchmarks/demo_quality.py
     python benchmarks/demo_quality.py --config demo_128
 
-Unlearns each of the people of seeds 0-9 with the demo's settings and each method below,
-and judges with the encoder that was not in the loss: the person before and after, and
-200 other people before and after. What the work folder has of these settings and
-weights is not done again.
+Forgets each person of seeds 0-9 with the demo's settings and each method below. An
+identity encoder that is not in the loss compares the person before and after, and 200
+other people before and after. Results in the work folder that match these settings and
+weights are reused.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from configs import demo, demo_128
-from guide_jax.experiment import run
-from guide_jax.reports.report import mean_and_deviation
+from guide_jax.experiment.modes import run
+from guide_jax.reports.terminal import mean_and_deviation
 
 CONFIGS = {"demo": demo, "demo_128": demo_128}
 METHODS = {
     "extra": {},
     "average": {"target.name": "average"},
-    # The paper's baseline: nothing holds the neighbours or the others in place.
+    # The paper's baseline: no loss keeps the person's neighbours or the others.
     "average_local_only": {
         "target.name": "average",
         "loss.adjacency.count": 0,
@@ -33,7 +33,7 @@ COLUMNS = ("id", "id_strangers", "id_kept", "id_kept_worst", "lpips_kept")
 
 
 def main():
-    """Runs what is missing and prints the table."""
+    """Runs what is not yet done and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(10))
@@ -46,8 +46,8 @@ def main():
         config.update_from_flattened_dict(METHODS[method])
         config.source.seeds = tuple(args.seeds)
         config.evaluate.others = args.others
-        results = run.run(config, args.workdir / args.config / method)
-        people = results.get("people", [results])  # of one person, it is just theirs
+        results = run(config, args.workdir / args.config / method)
+        people = [person["measures"] for person in results["people"]]
         print(f"\n{method}: {len(people)} people, {args.others} others each")
         for column in COLUMNS:
             values = [person[column] for person in people]

@@ -1,11 +1,11 @@
-"""How fast pictures are made and measured: in batches against one at a time.
+"""Compares the speed of rendering and evaluating images one by one and in batches.
 
     python -m benchmarks.evaluate
     python -m benchmarks.evaluate --resolution 1024 --batch 16 --images 64
 
-One picture's way is StyleGAN2 (config-f), CurricularFace's IR-101 on the middle of it,
-and FID's Inception. Weights are random: the time doesn't depend on them. Both ways run
-in one process, by turns; compilation is not counted.
+Each image passes through StyleGAN2 (config-f), CurricularFace's IR-101 on its centre
+crop, and FID's Inception. Weights are random, because the time doesn't depend on them.
+Both batch sizes run alternately in one process; compilation is not counted.
 """
 
 import argparse
@@ -19,17 +19,17 @@ from benchmarks.random_networks import config_f, random
 from guide_jax.models import arcface
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.inception import INPUT_SIZE, Inception
+from guide_jax.models.network import jitted
 from guide_jax.models.resample import resize
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.reports.report import mean_and_deviation
-from guide_jax.storage.locate import jitted
+from guide_jax.reports.terminal import mean_and_deviation
 
 IR101_UNITS = (3, 13, 30, 3)
 ROUNDS = 3
 
 
 def networks(resolution: int) -> nnx.Dict:
-    """Returns config-f's generator at a resolution, and both encoders."""
+    """Returns a config-f generator, the judge and Inception, with random weights."""
     channels = config_f(resolution)
     return nnx.Dict(
         generator=random(
@@ -40,15 +40,15 @@ def networks(resolution: int) -> nnx.Dict:
     )
 
 
-def measure(made: nnx.Dict, z: np.ndarray):
-    """Returns identity embeddings `[N, 512]` and Inception features `[N, 2048]`."""
-    images, _ = made.generator.synthesis(made.generator.mapping(z))
-    features = made.inception(resize(images, INPUT_SIZE))
-    return arcface.embed(made.judge, images), features
+def measure(nets: nnx.Dict, z: np.ndarray):
+    """Maps z `[N, 512]` to identity embeddings `[N, 512]` and features `[N, 2048]`."""
+    images, _ = nets.generator.synthesis(nets.generator.mapping(z))
+    features = nets.inception(resize(images, INPUT_SIZE))
+    return arcface.embed(nets.judge, images), features
 
 
 def main():
-    """Runs both ways and prints their speed and its ratio."""
+    """Times both batch sizes and prints the speeds and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
@@ -57,19 +57,19 @@ def main():
     run = jitted(networks(args.resolution), measure)
     z = np.random.default_rng(1).standard_normal((args.images, 512), np.float32)
     speeds = {1: [], args.batch: []}
-    for turn in range(1 + ROUNDS):  # the first one compiles
-        for batch, found in speeds.items():
+    for turn in range(1 + ROUNDS):  # round 0 compiles
+        for batch, values in speeds.items():
             started = time.monotonic()
             for part in np.split(z, len(z) // batch):
                 jax.block_until_ready(run(part))
             if turn:
-                found.append(len(z) / (time.monotonic() - started))
+                values.append(len(z) / (time.monotonic() - started))
     print(
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {args.resolution} px"
     )
-    for batch, found in speeds.items():
-        print(f"  batch {batch:3}: {mean_and_deviation(found)} images/s")
-    single, batched = (np.mean(found) for found in speeds.values())
+    for batch, values in speeds.items():
+        print(f"  batch {batch:3}: {mean_and_deviation(values)} images/s")
+    single, batched = (np.mean(values) for values in speeds.values())
     print(f"  ratio: {batched / single:.2f}")
 
 

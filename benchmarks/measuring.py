@@ -1,4 +1,4 @@
-"""Time, processor time and memory of ways to do the same work, taken by turns."""
+"""Measures wall time, CPU time and peak memory of variants of the same work."""
 
 import contextlib
 import ctypes
@@ -16,11 +16,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @dataclass
 class Timing:
-    """Seconds that a step took, one number for each turn.
+    """Seconds per step, one value per turn.
 
     Attributes:
-        wall: on the clock.
-        cpu: of all of the process's threads together.
+        wall: wall-clock time.
+        cpu: CPU time of all threads of the process.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -28,49 +28,49 @@ class Timing:
 
 
 def by_turns(
-    ways: Mapping[str, Callable[[int], None]], turns: int, steps: int
+    runs: Mapping[str, Callable[[int], None]], turns: int, steps: int
 ) -> dict[str, Timing]:
-    """Times every way once a turn, in an order that goes round.
+    """Times every variant once per turn, in an order that rotates by one each turn.
 
     Args:
-        ways: name -> a function that does so many steps and waits for the last.
-        turns: how many.
-        steps: of each way in a turn.
+        runs: name -> function that runs a given number of steps and waits for the last.
+        turns: number of turns.
+        steps: steps of each variant per turn.
     """
-    found = {name: Timing() for name in ways}
-    names = list(ways)
+    timings = {name: Timing() for name in runs}
+    names = list(runs)
     for turn in range(turns):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             wall, cpu = time.perf_counter(), time.process_time()
-            ways[name](steps)
-            found[name].wall.append((time.perf_counter() - wall) / steps)
-            found[name].cpu.append((time.process_time() - cpu) / steps)
-    return found
+            runs[name](steps)
+            timings[name].wall.append((time.perf_counter() - wall) / steps)
+            timings[name].cpu.append((time.process_time() - cpu) / steps)
+    return timings
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Returns how long a call takes."""
+    """Returns the wall time of a call, in seconds."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
 def spread(values: list[float]) -> str:
-    """Returns the median, with the least and the most."""
+    """Formats values as "median (minimum-maximum)"."""
     middle = statistics.median(values)
     return f"{middle:.3g} ({min(values):.3g}-{max(values):.3g})"
 
 
 def host_peak(run: Callable[[int], None]) -> int | None:
-    """Returns the bytes that a step needs at most beyond those held before it.
+    """Returns a step's peak memory in bytes, beyond what was held before it.
 
-    None where Linux doesn't tell.
+    None if the system does not report it.
     """
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
         before = _status("VmRSS")
         run(1)
         return _status("VmHWM") - before
@@ -86,10 +86,10 @@ def _status(name: str) -> int:
 
 
 def jax_gpu_peak(run: Callable[[int], None]) -> int | None:
-    """As `host_peak`, of a GPU's memory; the way's first step, which compiles, is it.
+    """Returns the peak GPU memory of a variant's first step, as `host_peak` does.
 
-    None where the step needs less than something before it: JAX tells the peak of the
-    whole process, and doesn't forget it.
+    The first step also compiles. None if it needs less than anything before it, because
+    JAX reports the peak of the whole process and cannot reset it.
     """
     device = jax.local_devices()[0]
     before = device.memory_stats()
@@ -102,13 +102,13 @@ def jax_gpu_peak(run: Callable[[int], None]) -> int | None:
 
 @contextlib.contextmanager
 def empty_cache() -> Iterator[None]:
-    """Has JAX keep compiled programs in a new folder, whatever time they took."""
+    """Makes JAX cache every compiled program in a new, temporary folder."""
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
     before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for name, value in zip(before, (folder, 0), strict=True):
             jax.config.update(name, value)
-        compilation_cache.reset_cache()  # or it stays with the folder it has
+        compilation_cache.reset_cache()  # otherwise it keeps using the old folder
         try:
             yield
         finally:
@@ -118,7 +118,7 @@ def empty_cache() -> Iterator[None]:
 
 
 def show(rows: list[list[str]]) -> None:
-    """Prints rows in columns, the first to the left."""
+    """Prints rows in columns: the first left-aligned, the rest right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *values in rows:
         line = [name.ljust(widths[0])]

@@ -1,4 +1,4 @@
-"""Our unlearning step on random networks, as the benchmarks take it."""
+"""Our unlearning step on random networks, set up for the benchmarks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,66 +10,75 @@ import numpy as np
 from benchmarks import arithmetic
 from benchmarks.random_networks import config_f, random
 from guide_jax import target
+from guide_jax.config import load_config
+from guide_jax.config_types import Compute, Training
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.generator import make_mapping
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.storage.locate import make_mapping
-from guide_jax.training.accumulate import make_frugal_step
-from guide_jax.training.losses import Compute, Judges, Latents, LossWeights
-from guide_jax.training.sharding import Team, make_train_step
-from guide_jax.training.step import Draws, Trainer, draw_latents, fresh, make_trainer
+from guide_jax.training.accumulate import make_accumulating_step
+from guide_jax.training.context import StepContext, initial_state, make_context
+from guide_jax.training.losses import LossNetworks, StepLatents
+from guide_jax.training.sharding import DeviceGroup
+from guide_jax.training.step import draw_latents, make_step
 
-WAYS = {"ours": make_train_step, "frugal": make_frugal_step}
-LEARNING_RATE = 1e-4
-DISTANCE = 30.0  # d, from the mean to the target
+VARIANTS = {
+    "ours": lambda context, sampling, devices: make_step(context, sampling),
+    "accumulating": make_accumulating_step,
+}
+PAPER = load_config("default")
 
 
 class Problem(NamedTuple):
-    """One person to be forgotten by random networks."""
+    """A person to forget, with random networks."""
 
     generator: StyleGAN2
-    judges: Judges
-    draws: Draws
-    weights: LossWeights
+    loss_networks: LossNetworks
+    training: Training
     w_u: jax.Array
     w_target: jax.Array
     key: jax.Array
 
     @property
     def pairs(self) -> int:
-        """How many pairs are compared by more than LPIPS."""
-        return 1 + self.draws.num_adjacent
+        """Number of pairs with all three loss terms, 1 + N_a."""
+        return 1 + self.training.sampling.num_adjacent
 
-    def latents(self) -> Latents:
-        """What our step draws with the key."""
-
-        trainer, key = self.trainer(Compute()), jax.random.fold_in(self.key, 0)
+    def latents(self) -> StepLatents:
+        """Draws the latents that step 0 of our training draws."""
+        context, key = self.context(Compute()), jax.random.fold_in(self.key, 0)
 
         @jax.jit
         def draw(constants):
             codes = self.w_u, self.w_target
-            return draw_latents(trainer, constants, self.draws, *codes, key)
+            return draw_latents(context, constants, self.training.sampling, *codes, key)
 
-        return draw(trainer.constants())
+        return draw(context.constants())
 
-    def trainer(self, compute: Compute) -> Trainer:
-        """The problem's trainer."""
-        networks = self.generator, self.judges
-        return make_trainer(*networks, self.weights, LEARNING_RATE, compute)
+    def context(self, compute: Compute) -> StepContext:
+        """Returns the context of this problem's steps."""
+        training = self.training
+        return make_context(
+            self.generator,
+            self.loss_networks,
+            training.weights,
+            training.learning_rate,
+            compute,
+        )
 
     def flop(self) -> int:
-        """The useful arithmetic of a step."""
-        count = self.pairs + self.draws.num_global
+        """Returns the useful FLOP of a step."""
+        count = self.pairs + self.training.sampling.num_global
         synthesis = self.generator.synthesis
-        return arithmetic.step_flop(synthesis, *self.judges, count, self.pairs)
+        return arithmetic.step_flop(synthesis, *self.loss_networks, count, self.pairs)
 
 
 def make_problem(resolution: int, tiny: bool) -> Problem:
-    """Makes the networks and a person.
+    """Makes random networks and a person to forget.
 
     Args:
-        resolution: in pixels.
-        tiny: narrow networks, to try the script.
+        resolution: image side in pixels.
+        tiny: whether to make narrow networks, to try the script.
     """
     channels = config_f(resolution, 16 if tiny else 512)
     small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
@@ -77,65 +86,68 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
         lambda rngs: StyleGAN2(
             resolution=resolution,
             channels=channels,
-            # Random weights are drawn for this one: with the usual 0.01 all codes
-            # would be the same.
+            # With the usual 0.01, random weights would map every z to the same code.
             mapping_lr_multiplier=1.0,
             rngs=rngs,
         )
     )
-    judges = Judges(random(LPIPS), random(lambda rngs: IRNet(**small, rngs=rngs)))
+    identity = random(lambda rngs: IRNet(**small, rngs=rngs))
+    loss_networks = LossNetworks(random(LPIPS), identity)
     z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)
     w_u = make_mapping(generator)(z)
-    w_target = target.extra(w_u, generator.mapping.w_avg[...], DISTANCE)
+    w_target = target.extra(w_u, generator.mapping.w_avg[...], PAPER.target.distance)
     key = jax.random.key(2)
-    return Problem(generator, judges, Draws(), LossWeights(), w_u, w_target, key)
+    return Problem(generator, loss_networks, PAPER.training, w_u, w_target, key)
 
 
-class OurWay:
-    """One of our steps and its state."""
+class OurStep:
+    """A variant of our step, with its train state."""
 
     def __init__(self, problem: Problem, name: str, compute: Compute):
         self._problem, self._compute = problem, compute
-        self._make: Callable = WAYS[name]
+        self._make: Callable = VARIANTS[name]
         self.restart()
 
     def restart(self) -> None:
-        """Goes back to the start, with a step that isn't compiled yet."""
-        p, team = self._problem, Team()
-        trainer = p.trainer(self._compute)
-        self._constants = team.replicate(trainer.constants())
-        state = fresh(trainer, self._constants["source"])
-        self._student, self._opt_state = team.replicate(state)
-        self._rest = team.replicate((p.w_u, p.w_target, p.key))
-        self._step = self._make(trainer, p.draws, team)
+        """Resets the train state and makes a new step, which is not compiled yet."""
+        p, devices = self._problem, DeviceGroup()
+        context = p.context(self._compute)
+        self._constants = devices.replicate(context.constants())
+        state = initial_state(context, self._constants["source"])
+        self._student, self._opt_state = devices.replicate(state)
+        self._rest = devices.replicate((p.w_u, p.w_target, p.key))
+        self._step = self._make(context, p.training.sampling, devices)
 
     def _args(self) -> tuple:
         state = (self._student, self._opt_state, self._constants)
         return (*state, *self._rest, np.int32(0))
 
     def __call__(self, steps: int) -> None:
-        """Takes steps, and waits for the last."""
+        """Runs `steps` steps and waits for the last."""
         with jax.default_matmul_precision(self._compute.precision):
             for _ in range(steps):
                 self._student, self._opt_state, self._terms = self._step(*self._args())
         jax.block_until_ready((self._student, self._opt_state, self._terms))
 
     def figures(self) -> tuple[float, float]:
-        """Returns loss and length of its gradient after the very first step."""
+        """Returns step 0's loss and gradient norm; call it after exactly one step."""
         # Adam's first moment is then a tenth of the gradient.
         leaves = jax.tree.leaves(self._opt_state[0].mu)
         squares = sum(jnp.sum((10 * leaf) ** 2) for leaf in leaves)
         return float(self._terms["total"]), float(squares) ** 0.5
 
     def planned(self) -> int | None:
-        """Returns the bytes that XLA sets aside for a step, where it is one program."""
+        """Returns the bytes XLA allocates for a step's temporaries.
+
+        None if the step is not a single program or XLA gives no memory plan.
+        """
         if not hasattr(self._step, "lower"):
             return None
         plan = self._compiled().memory_analysis()
         return plan and plan.temp_size_in_bytes
 
     def program(self) -> str:
-        """Returns the compiled program's text."""
+        """Returns the compiled program as text."""
         return self._compiled().as_text()
 
     def _compiled(self) -> jax.stages.Compiled:

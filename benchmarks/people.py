@@ -1,13 +1,13 @@
-"""People side by side, one on each device, against one after another.
+"""Compares forgetting people side by side, one per device, with one after another.
 
     python -m benchmarks.people
     python -m benchmarks.people --people 16 --config configs/ffhq.py --platform cuda
 
-Runs main.py with its programs compiled beforehand (a short run of each kind comes
-first) and takes the time of the whole run: reading weights, training, measures,
-pictures. On the CPU, JAX takes it for `--devices` devices, and the ideal is what one
-core needs for a person, times the people, over the cores. On GPUs the ideal is the time
-of one after another over the devices.
+Times whole runs of main.py: reading weights, training, evaluation and images. A short
+run of each kind comes first, so that all programs are compiled. On the CPU, JAX is told
+to simulate `--devices` devices; the ideal is the time that one core needs for all
+people, divided by the number of cores. On GPUs, the ideal is the sequential time
+divided by the number of devices.
 """
 
 import argparse
@@ -21,13 +21,24 @@ from pathlib import Path
 import jax
 
 MAIN = Path(__file__).parents[1] / "main.py"
-SHORT = 2  # steps of the runs that compile
+SHORT = 2  # steps of the runs that only compile
 
 
 def run(
     args: argparse.Namespace, folder: Path, over: str, people: int, cores: int
 ) -> float:
-    """Returns the seconds of a run over so many people, on so many cores (0: all)."""
+    """Times a run of main.py.
+
+    Args:
+        args: the command line.
+        folder: for the runs' folders and the shared cache.
+        over: `config.parallel.over`: "people" uses all devices, "latents" one.
+        people: number of people to forget.
+        cores: number of CPU cores to use; 0: all.
+
+    Returns:
+        The run's wall time in seconds.
+    """
     devices = args.devices if over == "people" else 1
     environment = os.environ | {"JAX_PLATFORMS": args.platform}
     if args.platform == "cpu":
@@ -61,7 +72,7 @@ def run(
 
 
 def main() -> None:
-    """Takes the times and prints them."""
+    """Runs the comparison and prints the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=str(MAIN.parent / "configs" / "demo.py"))
     parser.add_argument("--people", type=int, default=8)
@@ -79,15 +90,18 @@ def main() -> None:
         side = run(args, folder, "people", args.people, 0)
         print(f"side by side: {side:.1f} s", flush=True)
         serial = run(args, folder, "latents", args.people, 0)
-        print(f"one after another: {serial:.1f} s, {serial / side:.2f} times that")
+        print(f"one after another: {serial:.1f} s ({serial / side:.2f} times as long)")
         ideal = serial / args.devices
         if args.platform == "cpu":
             one = run(args, folder, "latents", 1, 1)
             two = run(args, folder, "latents", 2, 1)
-            # The first one's time holds what is done once for all.
+            # The first person's time includes the work that is done once per run.
             ideal = (one + (two - one) * (args.people - 1)) / cores
-            print(f"one core: {one:.1f} s for a person, {two - one:.1f} s for another")
-        print(f"ideal: {ideal:.1f} s; side by side takes {side / ideal:.2f} times that")
+            print(
+                f"one core: {one:.1f} s for the first person, {two - one:.1f} s for"
+                " each further person"
+            )
+        print(f"ideal: {ideal:.1f} s; side by side / ideal: {side / ideal:.2f}")
 
 
 if __name__ == "__main__":

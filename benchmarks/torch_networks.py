@@ -1,10 +1,10 @@
 """The networks of an unlearning step in PyTorch, as their authors describe them.
 
-StyleGAN2's synthesis with a kernel for every example and grouped convolutions, LPIPS on
-VGG16, and IR-SE50 with the identity loss's crop; float32, NCHW. They are functions of
-our networks' leaves, so both sides compute the same numbers. FIR filters are depthwise
-convolutions and activations plain PyTorch: what the published code falls back to where
-its CUDA kernels aren't built.
+StyleGAN2's synthesis with per-example kernels and grouped convolutions, LPIPS on VGG16,
+and IR-SE50 with the identity loss's crop; float32, NCHW. They are functions of our
+networks' leaves, so both sides compute the same values. FIR filters are depthwise
+convolutions and activations are plain PyTorch, which is the published code's fallback
+when its CUDA kernels are not built.
 """
 
 import math
@@ -16,42 +16,42 @@ from flax import nnx
 
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS, NETS, SCALE, SHIFT
+from guide_jax.models.network import flat_leaves
 from guide_jax.models.stylegan2 import Synthesis
-from guide_jax.storage.network_file import flat_leaves
 
 Tensors = dict[str, torch.Tensor]
 
 
 def tensors(network: nnx.Module, device: str) -> Tensors:
-    """Returns a network's leaves by their dotted paths, in PyTorch's layouts.
+    """Returns a network's leaves by dotted path, in PyTorch's layouts.
 
     Kernels [k, k, I, O] become [O, I, k, k], matrices [I, O] become [O, I], a constant
     image [H, W, C] becomes [1, C, H, W].
     """
     axes = {4: (3, 2, 0, 1), 3: (2, 0, 1), 2: (1, 0)}
-    found = {}
+    result = {}
     for path, leaf in flat_leaves(network).items():
         leaf = np.asarray(leaf)
         if leaf.ndim in axes and not path.endswith("noise_const"):
             leaf = leaf.transpose(axes[leaf.ndim])
         if path.endswith("const") and leaf.ndim == 3:
             leaf = leaf[None]
-        found[path] = torch.tensor(np.ascontiguousarray(leaf), device=device)
-    return found
+        result[path] = torch.tensor(np.ascontiguousarray(leaf), device=device)
+    return result
 
 
 # StyleGAN2
 
 
 def fir_filter(x: torch.Tensor, pad: tuple[int, int], gain: float) -> torch.Tensor:
-    """Smooths [N, C, H, W] with [1, 3, 3, 1] along both axes, after padding."""
+    """Pads [N, C, H, W] and smooths it with [1, 3, 3, 1] along both axes."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device) / 8
     kernel = (taps[:, None] * taps * gain).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(F.pad(x, (*pad, *pad)), kernel, groups=x.shape[1])
 
 
 def upsample(x: torch.Tensor) -> torch.Tensor:
-    """Doubles the size of [N, C, H, W]: zeros between the pixels, then the filter."""
+    """Doubles the size of [N, C, H, W]: inserts zeros between pixels, then filters."""
     N, C, H, W = x.shape
     x = F.pad(x[:, :, :, None, :, None], (0, 1, 0, 0, 0, 1))
     return fir_filter(x.reshape(N, C, 2 * H, 2 * W), (2, 1), 4.0)
@@ -65,14 +65,14 @@ def modulated_conv(
     up: bool = False,
     demodulate: bool = True,
 ) -> torch.Tensor:
-    """Convolves every example with a kernel of its own, as groups of one convolution.
+    """Convolves each example with its own kernel, as groups of one convolution.
 
     Args:
         x: [N, I, H, W].
         weight: [O, I, k, k].
         style: [N, I].
         up: whether to double the size.
-        demodulate: whether each of an example's kernels is brought to length 1.
+        demodulate: whether to scale each output channel's kernel to norm 1.
     """
     (N, I, H, W), (O, _, k, _) = x.shape, weight.shape  # noqa: E741
     kernels = weight * style[:, None, :, None, None]  # [N, O, I, k, k]
@@ -91,13 +91,13 @@ def modulated_conv(
 
 
 def dense(x: torch.Tensor, p: Tensors, name: str) -> torch.Tensor:
-    """The equalised dense layer that turns a code into a style."""
+    """Applies the equalised dense layer that maps a code to a style."""
     weight = p[f"{name}.weight"]
     return F.linear(x, weight / math.sqrt(weight.shape[1]), p[f"{name}.bias"])
 
 
 def synthesis_layer(p: Tensors, name: str, x: torch.Tensor, w: torch.Tensor, up: bool):
-    """A modulated convolution with its noise, bias and activation."""
+    """Applies a modulated convolution, its noise, bias and activation."""
     style = dense(w, p, f"{name}.affine")
     x = modulated_conv(x, p[f"{name}.weight"], style, up=up)
     x = x + p[f"{name}.noise_const"] * p[f"{name}.noise_strength"]
@@ -106,14 +106,14 @@ def synthesis_layer(p: Tensors, name: str, x: torch.Tensor, w: torch.Tensor, up:
 
 
 def synthesis(p: Tensors, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Makes images from codes.
+    """Synthesises images from codes.
 
     Args:
-        p: leaves of a `Synthesis` without a clamp.
-        w: [N, L, D].
+        p: leaves of a `Synthesis` without `conv_clamp`.
+        w: codes [N, L, D].
 
     Returns:
-        Images [N, 3, H, W], and the activations that the last toRGB reads.
+        Images [N, 3, H, W], and the activations that the last toRGB layer reads.
     """
     x = image = None
     for i in range(w.shape[1] // 2):
@@ -132,7 +132,7 @@ def synthesis(p: Tensors, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return image, x
 
 
-# The judges
+# Loss networks
 
 
 class Perceptual:
@@ -140,15 +140,15 @@ class Perceptual:
 
     def __init__(self, network: LPIPS, device: str):
         if network.net != "vgg":
-            raise ValueError(f"the PyTorch side has LPIPS on VGG16, not {network.net}")
+            raise ValueError(f"the PyTorch LPIPS supports 'vgg', not {network.net!r}")
         self._p = tensors(network, device)
         self._shift, self._scale = (
             torch.tensor(x, device=device)[:, None, None] for x in (SHIFT, SCALE)
         )
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Returns five feature maps, of unit length per pixel."""
-        x, found = (images - self._shift) / self._scale, []
+        """Returns five feature maps, normalised to unit length at each pixel."""
+        x, maps = (images - self._shift) / self._scale, []
         for i, layer in enumerate(NETS["vgg"]):
             if layer.pool:
                 x = F.max_pool2d(x, 2, 2)
@@ -156,11 +156,11 @@ class Perceptual:
             x = F.relu(F.conv2d(x, weight, bias, padding=1))
             if layer.tap:
                 length = x.square().sum(1, keepdim=True).sqrt()
-                found.append(x / (length + 1e-10))
-        return found
+                maps.append(x / (length + 1e-10))
+        return maps
 
     def distance(self, mine: list, theirs: list) -> torch.Tensor:
-        """Returns the distance [N] of two results of `features`."""
+        """Returns the distances [N] between two results of `features`."""
         total = 0
         for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             head = self._p[f"heads.{i}"][None, :, None, None]
@@ -175,7 +175,7 @@ class Identity:
         self._p = p = tensors(network, device)
         self._strides = [block.stride for block in network.blocks]
         self._size = network.input_size
-        # Ours flattens [H, W, C] for the last layer, PyTorch's [C, H, W].
+        # The last layer reads flattened [H, W, C] in ours, [C, H, W] in PyTorch.
         weight, channels = p["head.linear.kernel"], p["head.norm1.bias"].shape[0]
         side = math.isqrt(weight.shape[1] // channels)
         weight = weight.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
@@ -225,6 +225,6 @@ class Identity:
 
 
 def check_plain(network: Synthesis) -> None:
-    """Raises ValueError where `synthesis` would not do what the network does."""
+    """Raises ValueError if `synthesis` cannot reproduce the network."""
     if network.b4.conv1.conv_clamp is not None:
-        raise ValueError("the PyTorch side has no clamp")
+        raise ValueError("the PyTorch synthesis does not support conv_clamp")

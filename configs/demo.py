@@ -1,10 +1,10 @@
-"""The demo: a small StyleGAN2 of the package's own, at 64 px, forgets one face.
+"""The demo: the bundled 64 px StyleGAN2 forgets one face.
 
     python main.py
     python main.py --config.source.seed=3
     python main.py --config.source.image=face.jpg
 
-What it should give is in the README, under "What the demo reaches".
+The README lists the expected results.
 """
 
 from ml_collections import ConfigDict
@@ -21,17 +21,17 @@ def get_config() -> ConfigDict:
     config.networks.lpips.path = "demo:lpips_alex.npz"
     config.networks.identity.path = "demo:identity_dlib.npz"
     config.networks.judge.path = "demo:identity_facenet.npz"
-    # For photos that aren't aligned; the demo's own people need none.
+    # For photos that aren't aligned; the sampled people need no detector.
     config.networks.detector.path = "weights/mtcnn"
     config.networks.detector.published = default.PYPI
 
-    config.parallel.devices = 1  # two random pairs, which hardly pay for more
+    config.parallel.devices = 1  # more hardly pay with N_a = N_g = 2
 
-    # Where the bundled generators are at their best.
+    # Truncation at which the bundled generators' images look best.
     config.source.psi = 0.7
     config.loss.psi = 0.7
-    # Half the paper's steps, to end in minutes on two cores; what that leaves undone is
-    # other people's recovery, so it counts for more.
+    # Half the paper's steps, so that the demo takes minutes on two cores. The shorter
+    # training leaves other people less time to recover, hence the larger global weight.
     config.steps = 500
     config.loss.global_.weight = 3.0
     config.evaluate.others = 40

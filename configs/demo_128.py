@@ -1,8 +1,8 @@
-"""The demo at 128 px, with MobileStyleGAN: sharper faces, slower and fewer steps.
+"""The demo at 128 px with MobileStyleGAN: sharper faces, fewer and slower steps.
 
     python main.py --config=configs/demo_128.py
 
-What it should give is in the README, under "What the demo reaches".
+The README lists the expected results.
 """
 
 from ml_collections import ConfigDict

@@ -1,27 +1,27 @@
-"""The paper's 2D experiment: StyleGAN2-FFHQ at 1024 px, published weights.
+"""The paper's 2D experiment: StyleGAN2-FFHQ at 1024 px with published weights.
 
     python -m convert ffhq.pkl e4e_ffhq_encode.pt vgg16-397923af.pth vgg.pth \
         model_ir_se50.pth CurricularFace_Backbone.pth pnet.npy rnet.npy onet.npy \
         pt_inception-2015-12-05-6726825d.pth --out weights
 
-Without the converted weights it says which are missing and where they are published.
+If converted weights are missing, the run lists them and where they are published.
 
-The paper's scenarios (section 4.1): sampled people; FFHQ's photos, each a person; and
-photos of people that the generator never saw, a folder each, forgotten from the first
-photo and tested on the others:
+The paper's scenarios (section 4.1) are sampled people; FFHQ photos, one per person; and
+people the generator was not trained on, one folder of photos each, forgotten from the
+first photo and tested on the rest:
 
     python main.py --config=configs/ffhq.py --config.source.count=10
     python main.py --config=configs/ffhq.py --config.source.image=ffhq_photos
     python main.py --config=configs/ffhq.py --config.source.image=people \
         --config.source.scenario=out_of_domain --config.source.align=ffhq
 
-The paper's baseline: the mean face as target, and the local loss alone:
+The paper's baseline uses the mean face as target and the local loss only:
 
     python main.py --config=configs/ffhq.py --config.target.name=average \
         --config.loss.adjacency.count=0 --config.loss.global_.count=0
 
-Delta FID_real needs real photos: --config.evaluate.fid_real=FOLDER, or a file of
-features such as ffhq_real_feat.npy.
+Delta FID_real needs real photos: set --config.evaluate.fid_real to a folder or to a
+file of features such as ffhq_real_feat.npy.
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""Takes published checkpoints into this project, without running them, and back."""
+"""Converts published checkpoints without executing them, and exports networks back."""

@@ -17,12 +17,12 @@ BATCH_NORM = {
 def config(state: StateDict) -> dict:
     """Reads `IRNet`'s arguments from the shapes.
 
-    The input's side is known only up to the rounding of the stages; it is taken to be
+    Because each stage rounds, the shapes do not fix the input size; it is assumed to be
     a multiple of 2 ** stages, as in all published files (112).
 
     Raises:
-        KeyError: a tensor that they are read from is missing.
-        ConversionError: one of them has too few axes, or the head doesn't fit a
+        KeyError: a required tensor is missing.
+        ConversionError: a required tensor has too few axes, or the head doesn't fit a
             square feature map.
     """
     units, widths = stages(state)
@@ -30,8 +30,8 @@ def config(state: StateDict) -> dict:
     side = math.isqrt(inputs // widths[-1])
     if side * side * widths[-1] != inputs:
         raise ConversionError(
-            f"output_layer.3.weight takes {inputs} inputs, which is no square map of"
-            f" {widths[-1]} channels"
+            f"'output_layer.3.weight' has {inputs} inputs, which is not a square"
+            f" feature map of {widths[-1]} channels"
         )
     return {
         "units": units,
@@ -44,13 +44,13 @@ def config(state: StateDict) -> dict:
 
 
 def stages(state: StateDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Reads the trunk's `units` and `widths` from the shapes; raises as `config`."""
+    """Reads the trunk's `units` and `widths` from the shapes; raises like `config`."""
     units, widths = [], [size(state, "input_layer.0.weight", 0)]
     while (key := f"body.{sum(units)}.res_layer.1.weight") in state:
         block = sum(units)
         width = size(state, key, 0)
-        # A stage starts where the width changes. The first one starts anyway: its
-        # width may be the stem's.
+        # A stage starts where the width changes, except that the first stage may have
+        # the stem's width.
         if not units or f"body.{block}.shortcut_layer.0.weight" in state:
             units.append(0)
             widths.append(width)
@@ -66,7 +66,7 @@ def prepare(state: StateDict) -> StateDict:
         inputs = size(state, key, 1)
         channels = size(state, "output_layer.0.weight", 0)
         side = math.isqrt(inputs // channels)
-        # `config` and the rules name a head of another shape.
+        # A head of another shape is reported by `config` and the rules.
         if np.ndim(state[key]) == 2 and side * side * channels == inputs:
             weight = np.reshape(state[key], (-1, channels, side, side))
             state[key] = weight.transpose(0, 2, 3, 1).reshape(-1, inputs)

@@ -1,4 +1,4 @@
-"""`e4e_ffhq_encode.pt`: an inversion encoder and the generator it was trained for."""
+"""`e4e_ffhq_encode.pt`: an inversion encoder and the generator it was trained with."""
 
 from collections.abc import Mapping
 
@@ -6,39 +6,40 @@ import numpy as np
 
 from convert.arcface import TRUNK_RULES, stages
 from convert.rules import (
-    BESIDE,
+    IGNORED_ENTRIES,
     Bundle,
     ConversionError,
     Family,
     Rule,
     StateDict,
-    check_beside,
+    check_entries,
     size,
 )
 from convert.stylegan2 import ROSINALITY
 
 ENCODER_TYPE = "Encoder4Editing"
-OPTS = "opts"  # among the encoder's tensors: how it was trained
+OPTS = "opts"  # the training options, stored next to the encoder's tensors
 
 
 def prepare(state: StateDict) -> StateDict:
-    """Checks in `opts` that this is e4e's encoder, and takes them out.
+    """Checks in `opts` that this is e4e's encoder, and removes `opts`.
 
-    pSp's encoder has tensors of the same names and shapes, but puts its outputs
-    together in another way. Only `opts` tells the two apart.
+    pSp's encoder has the same tensor names and shapes but combines its outputs
+    differently. Only `opts` tells the two apart. If it turns `start_from_latent_avg`
+    off, `latent_avg` becomes zero.
 
     Raises:
-        ConversionError: it is another encoder, or nothing says which.
+        ConversionError: this is another encoder, or `opts` doesn't say which.
     """
     state = dict(state)
     opts = state.pop(OPTS, None)
     found = opts.get("encoder_type") if isinstance(opts, Mapping) else None
     if found != ENCODER_TYPE:
         raise ConversionError(
-            f"its encoder is a {found!r}, not {ENCODER_TYPE!r}"
+            f"unsupported encoder {found!r}; only {ENCODER_TYPE!r} can be converted"
             if found
-            else f"its 'opts' don't say what the encoder is ({ENCODER_TYPE!r}, or"
-            " another of the same tensors)"
+            else "'opts' has no 'encoder_type', which is needed to tell"
+            f" {ENCODER_TYPE!r} from other encoders with the same tensors"
         )
     if "latent_avg" in state and not opts.get("start_from_latent_avg", True):
         state["latent_avg"] = np.broadcast_to(0.0, np.shape(state["latent_avg"]))
@@ -49,15 +50,16 @@ def config(state: StateDict) -> dict:
     """Reads `E4E`'s arguments from the shapes.
 
     Raises:
-        KeyError: a tensor that they are read from is missing.
-        ConversionError: one of them has too few axes, or the trunk too few stages.
+        KeyError: a required tensor is missing.
+        ConversionError: a required tensor has too few axes, or the trunk has too few
+            stages.
     """
     units, widths = stages(state)
     if len(units) < 3:
         raise ConversionError(
-            f"the encoder's trunk has {len(units)} stages, less than 3"
+            f"the encoder's trunk has {len(units)} stages; at least 3 are needed"
         )
-    size(state, "styles.0.convs.0.weight", 0)  # or it is missing
+    size(state, "styles.0.convs.0.weight", 0)  # raises KeyError if missing
     w_dim, num_ws, halvings = size(state, "styles.0.linear.weight", 0), 1, 1
     while f"styles.{num_ws}.linear.weight" in state:
         num_ws += 1
@@ -87,7 +89,7 @@ ENCODER = Family(
                 Rule(rf"latlayer{i + 1}\.bias", f"laterals.{i}.bias"),
             )
         ),
-        # Between the convolutions stand activations, which hold nothing.
+        # Odd indices are activations, which have no tensors.
         Rule(
             r"styles\.(\d+)\.convs\.(\d*[02468])\.weight",
             lambda match: f"styles.{match[1]}.convs.{int(match[2]) // 2}.kernel",
@@ -106,14 +108,14 @@ ENCODER = Family(
 
 
 def split(data: Mapping) -> dict[str, tuple[Family, StateDict]]:
-    """Takes a file's contents apart into the encoder and the generator.
+    """Splits a file's contents into the encoder and the generator.
 
-    Either gets the mean code: what the encoder says is relative to it.
+    Both get the mean latent code, because the encoder's output is relative to it.
 
     Raises:
-        ConversionError: it holds something that belongs to neither.
+        ConversionError: the file holds something that belongs to neither.
     """
-    check_beside(data, "state_dict", BESIDE | {"latent_avg"})
+    check_entries(data, "state_dict", IGNORED_ENTRIES | {"latent_avg"})
     parts = {"encoder": {}, "decoder": {}}
     strays = []
     for key, array in data["state_dict"].items():
@@ -124,11 +126,11 @@ def split(data: Mapping) -> dict[str, tuple[Family, StateDict]]:
             strays.append(repr(key))
     if strays:
         raise ConversionError(f"unknown tensor {', '.join(sorted(strays))}")
-    apart = {key: data[key] for key in ("latent_avg",) if key in data}
+    latent_avg = {key: data[key] for key in ("latent_avg",) if key in data}
     opts = {key: data[key] for key in (OPTS,) if key in data}
     return {
-        "encoder": (ENCODER, parts["encoder"] | apart | opts),
-        "generator": (ROSINALITY, parts["decoder"] | apart),
+        "encoder": (ENCODER, parts["encoder"] | latent_avg | opts),
+        "generator": (ROSINALITY, parts["decoder"] | latent_avg),
     }
 
 

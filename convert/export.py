@@ -1,10 +1,11 @@
-"""Takes a StyleGAN2 back to PyTorch, under either of its published names.
+"""Exports a StyleGAN2 to PyTorch, with either set of published tensor names.
 
     python -m convert --export runs/demo/generator --to generator.npz
 
-`Names.shapes` lists a published state dict; everything else is read from the rules by
-which `convert` takes such a file in. A rule's layout only moves numbers, so where it
-takes 0, 1, 2, ... says how to move them back: there is no second table to keep in step.
+`Names.shapes` lists the tensors of a published state dict; everything else follows from
+the rules that `convert` uses for such files. A rule's layout only permutes elements, so
+applying it to 0, 1, 2, ... gives the permutation to invert, and no second table has to
+be kept in sync.
 """
 
 import itertools
@@ -23,24 +24,24 @@ from convert.stylegan2 import (
     ROSINALITY_KERNEL_SUM,
     smoothing_kernel,
 )
-from guide_jax.storage.network_file import flat_leaves
+from guide_jax.models.network import flat_leaves
 
-# What no tensor says, and what a reader takes for it.
-UNSAID = {"mapping_lr_multiplier": MAPPING_LR_MULTIPLIER, "conv_clamp": None}
+# Configuration that a state dict does not store, and the values that readers assume.
+ASSUMED = {"mapping_lr_multiplier": MAPPING_LR_MULTIPLIER, "conv_clamp": None}
 KERNEL = (4, 4)
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Names:
-    """A published parameterisation to write.
+    """A published naming scheme to export to.
 
     Attributes:
-        family: how such a file is read; its rules, backwards, write it.
-        shapes: key and shape of every tensor of a network with that config, in the
-            order of PyTorch's `state_dict()`.
-        kernel_sum: of each smoothing kernel, the tensors that the rules ignore.
-        call: how the published class is called for a network of that config.
+        family: how such files are read; the export inverts its rules.
+        shapes: yields the key and shape of every tensor for a config, in the order of
+            PyTorch's `state_dict()`.
+        kernel_sum: sum of each smoothing kernel (the tensors that the rules ignore).
+        call: returns the call of the published class that fits a config.
     """
 
     family: Family
@@ -50,24 +51,26 @@ class Names:
 
 
 def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
-    """Returns a StyleGAN2 as a published state dict, bit for bit.
+    """Returns a StyleGAN2 as a published state dict, bit-exactly.
 
     Args:
-        network: of kind "stylegan2".
-        names: of `NAMES`: "nvlabs" or "rosinality".
+        network: a network of kind "stylegan2".
+        names: a key of `NAMES`: "nvlabs" or "rosinality".
 
     Returns:
-        key -> float32 array, in the order of PyTorch's `state_dict()`. Rosinality's has
-        "latent_avg" `[D]` as its last; its smoothing kernels sum to 4, NVlabs' to 1.
+        key -> float32 array, in the order of PyTorch's `state_dict()`. With
+        rosinality's names, the last entry is "latent_avg" `[D]`. Smoothing kernels sum
+        to 4 for rosinality and to 1 for NVlabs.
 
     Raises:
-        ConversionError: the network is of another kind, or has what such a file can't
-            say.
+        ConversionError: the network is of another kind, or has settings that such a
+            file cannot store.
     """
     target = NAMES[names]
     if network.kind != target.family.kind:
         raise ConversionError(
-            f"a {network.kind} network; only {target.family.kind} is exported"
+            f"cannot export a {network.kind} network; only {target.family.kind} is"
+            " supported"
         )
     config = network.config
     _check_config(config, names)
@@ -80,46 +83,46 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
             state[key] = smoothing_kernel(target.kernel_sum).astype(np.float32)
         elif path in unused:
             unused.remove(path)
-            if (array := _put_back(leaves[path], rule, shape)) is None:
-                faults.append(f"{path} can't be put back into {key!r} {list(shape)}")
+            if (array := _invert_layout(leaves[path], rule, shape)) is None:
+                faults.append(f"{path} cannot be converted to {key!r} {list(shape)}")
             else:
                 state[key] = array
         else:
-            faults.append(f"nothing fills {key!r}")
-    faults += [f"{path} has no name" for path in leaves if path in unused]
+            faults.append(f"no value for {key!r}")
+    faults += [f"no tensor name for {path}" for path in leaves if path in unused]
     if faults:
         raise ConversionError(f"{target.family.title}: " + "; ".join(faults))
     return state
 
 
 def call_of(network: nnx.Module, names: str) -> str:
-    """Returns how the published class is called to take an exported state dict."""
+    """Returns the call that builds the published class for an exported state dict."""
     return NAMES[names].call(network.config)
 
 
 def _check_config(config: dict, names: str) -> None:
-    """Raises unless a reader of the file would come to the same config."""
-    for field, meant in UNSAID.items():
-        if config[field] != meant:
+    """Raises unless a reader of the file would infer the same config."""
+    for field, assumed in ASSUMED.items():
+        if config[field] != assumed:
             raise ConversionError(
-                f"its {field} is {config[field]}, which a state dict can't say; whoever"
-                f" reads it takes {meant}"
+                f"{field} is {config[field]}, which a state dict cannot store; readers"
+                f" assume {assumed}"
             )
     if names == "rosinality" and config["z_dim"] != config["w_dim"]:
         raise ConversionError(
-            f"its z has length {config['z_dim']} and its w {config['w_dim']}, but"
-            " rosinality's generator has one length for both; use --names nvlabs"
+            f"z has length {config['z_dim']} and w has length {config['w_dim']}, but"
+            " rosinality's generator needs equal lengths; use --names nvlabs"
         )
 
 
-def _put_back(
+def _invert_layout(
     leaf: np.ndarray, rule: Rule, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Returns the array `shape` that the rule's layout makes this leaf of, if any."""
+    """Returns the array of `shape` that the rule's layout maps to `leaf`, or None."""
     try:
-        places = rule.arrange(np.arange(leaf.size).reshape(shape))
+        source = rule.arrange(np.arange(leaf.size).reshape(shape))
         array = np.empty(leaf.size, np.float32)
-        array[places.reshape(-1)] = leaf.reshape(-1)
+        array[source.reshape(-1)] = leaf.reshape(-1)
         array = array.reshape(shape)
     except (ValueError, IndexError):
         return None
@@ -132,15 +135,15 @@ def _put_back(
 
 def _nvlabs_shapes(config: dict) -> Shapes:
     w_dim = config["w_dim"]
-    before = None  # channels of the block before
+    previous = None  # channels of the previous block
     for i, channels in enumerate(config["channels"]):
         side = 4 << i
         block = f"synthesis.b{side}"
-        if before is None:
+        if previous is None:
             yield f"{block}.const", (channels, side, side)
         yield f"{block}.resample_filter", KERNEL
-        for conv in ("conv0", "conv1") if before else ("conv1",):
-            inputs = before if conv == "conv0" else channels
+        for conv in ("conv0", "conv1") if previous else ("conv1",):
+            inputs = previous if conv == "conv0" else channels
             yield f"{block}.{conv}.weight", (channels, inputs, 3, 3)
             yield f"{block}.{conv}.noise_strength", ()
             yield f"{block}.{conv}.bias", (channels,)
@@ -152,7 +155,7 @@ def _nvlabs_shapes(config: dict) -> Shapes:
         yield f"{block}.torgb.bias", (3,)
         yield f"{block}.torgb.affine.weight", (channels, w_dim)
         yield f"{block}.torgb.affine.bias", (channels,)
-        before = channels
+        previous = channels
     yield "mapping.w_avg", (w_dim,)
     for i in range(config["mapping_layers"]):
         yield f"mapping.fc{i}.weight", (w_dim, w_dim if i else config["z_dim"])
@@ -161,16 +164,16 @@ def _nvlabs_shapes(config: dict) -> Shapes:
 
 def _nvlabs_call(config: dict) -> str:
     channels = _by_side(config)
-    # The class has min(base // side, most) channels; if any base fits, this one does.
-    most = max(channels.values())
+    # The class uses min(base // side, maximum) channels. This base fits if any does.
+    maximum = max(channels.values())
     base = max(count * side for side, count in channels.items())
     call = (
         f"training.networks.Generator(z_dim={config['z_dim']}, c_dim=0,"
         f" w_dim={config['w_dim']}, img_resolution={config['resolution']},"
         f" img_channels=3, mapping_kwargs={{'num_layers': {config['mapping_layers']}}},"
-        f" synthesis_kwargs={{'channel_base': {base}, 'channel_max': {most}}})"
+        f" synthesis_kwargs={{'channel_base': {base}, 'channel_max': {maximum}}})"
     )
-    if channels == {side: min(base // side, most) for side in channels}:
+    if channels == {side: min(base // side, maximum) for side in channels}:
         return call
     return f"{call}, with channels_dict = {channels} in its SynthesisNetwork"
 
@@ -226,12 +229,12 @@ def _rosinality_call(config: dict) -> str:
         f"Generator({config['resolution']}, {config['w_dim']},"
         f" {config['mapping_layers']}, channel_multiplier={multiplier})"
     )
-    usual = {s: 512 if s < 64 else 256 * 64 // s * multiplier for s in channels}
-    return call if channels == usual else f"{call}, with self.channels = {channels}"
+    default = {s: 512 if s < 64 else 256 * 64 // s * multiplier for s in channels}
+    return call if channels == default else f"{call}, with self.channels = {channels}"
 
 
 def _by_side(config: dict) -> dict[int, int]:
-    """Returns side in pixels -> channels."""
+    """Returns image side in pixels -> channels."""
     return {4 << i: count for i, count in enumerate(config["channels"])}
 
 

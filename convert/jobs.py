@@ -1,4 +1,4 @@
-"""From files to the networks in them: one in a file, several, or one in a few."""
+"""Plans conversion jobs: a file may hold one network, several, or part of one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import mobilestylegan
-from convert.families import (
+from convert.registry import (
     FAMILIES,
     GROUPS,
     Group,
@@ -15,16 +15,16 @@ from convert.families import (
     family_of,
     part_of,
 )
-from convert.rules import BESIDE, Family, StateDict, check_beside
+from convert.rules import IGNORED_ENTRIES, Family, StateDict, check_entries
 from convert.torch_file import read
 
-# Files that make a network only together: the part each of them is -> path, contents.
+# Files that hold only part of a network: part -> (path, contents).
 Parts = dict[Part, tuple[Path, StateDict]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One network to be made of one file, or of several."""
+    """One network to convert from one or more files."""
 
     files: tuple[Path, ...]
     family: Family
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The files, for tables and messages."""
+        """The file names, for tables and messages."""
         return " + ".join(map(str, self.files))
 
 
@@ -41,7 +41,7 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
     """Reads and recognises the files.
 
     Returns:
-        The jobs that can be run, and a line for each file that belongs to none.
+        The jobs that can be run, and one error line for each file without a job.
     """
     jobs, errors = [], []
     parts: Parts = {}
@@ -62,12 +62,15 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
                 jobs.append(Job((path,), family, state, name))
             elif not (part := part_of(state)):
                 known = "; ".join(family.title for family in FAMILIES)
-                raise ValueError(f"no known network; known are: {known}")
+                raise ValueError(f"no supported network found; supported: {known}")
             elif part in parts:
-                raise ValueError(f"{part.title} again, after {parts[part][0]}")
+                raise ValueError(
+                    f"{part.title} was already given as {parts[part][0]}; give only"
+                    " one of them"
+                )
             else:
                 parts[part] = path, state
-        except Exception as error:  # one file's fault must not lose the others
+        except Exception as error:  # one bad file must not stop the rest
             errors.append(one_line(path, error))
     for group in GROUPS:
         if not any(part in parts for part in group.parts):
@@ -80,19 +83,19 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
 
 
 def join(group: Group, parts: Parts) -> Job:
-    """Merges the files of one network.
+    """Merges the files of one network into a job.
 
     Raises:
-        ValueError: some are missing, or they don't go together.
+        ValueError: files are missing, or do not fit together.
     """
     given = [part for part in group.parts if part in parts]
     files = tuple(parts[part][0] for part in given)
     title = " + ".join(map(str, files))
     if missing := [part.title for part in group.parts if part not in parts]:
-        number = "both" if len(group.parts) == 2 else f"all {len(group.parts)}"
+        count = "both" if len(group.parts) == 2 else f"all {len(group.parts)}"
         raise ValueError(
-            f"{title}: this is {' and '.join(part.title for part in given)}, of which"
-            f" {group.title} needs {' and '.join(missing)} as well; give {number} files"
+            f"{title}: this is {' and '.join(part.title for part in given)}, but"
+            f" {group.title} also needs {' and '.join(missing)}; give {count} files"
             " together"
         )
     merged = {
@@ -101,25 +104,25 @@ def join(group: Group, parts: Parts) -> Job:
         for key, value in parts[part][1].items()
     }
     if not (family := family_of(merged)):
-        raise ValueError(f"{title}: together no known network")
+        raise ValueError(f"{title}: these files do not form a supported network")
     return Job(files, family, merged, family.kind)
 
 
 def state_dict(data: Any) -> StateDict:
-    """Returns the part of a file's contents that the families look at."""
+    """Returns the state dict in a file's contents."""
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        check_beside(data, "state_dict", BESIDE | {"latent_avg"})
-        # A tensor of the network's, which encoder4editing keeps apart.
-        apart = {key: data[key] for key in ("latent_avg",) if key in data}
-        data = {**data["state_dict"], **apart}
+        check_entries(data, "state_dict", IGNORED_ENTRIES | {"latent_avg"})
+        # encoder4editing stores this tensor of the network outside the state dict.
+        latent_avg = {key: data[key] for key in ("latent_avg",) if key in data}
+        data = {**data["state_dict"], **latent_avg}
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ValueError("holds no named tensors")
+        raise ValueError("contains no named tensors; give a state dict")
     return data
 
 
 def one_line(title: Path | str, error: Exception) -> str:
-    """Returns one line that names the file once."""
+    """Returns a one-line message that names the file exactly once."""
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError | OSError):
-        text = f"does not convert ({type(error).__name__}: {text})"
+        text = f"conversion failed ({type(error).__name__}: {text})"
     return text if text.startswith(f"{title}: ") else f"{title}: {text}"

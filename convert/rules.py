@@ -1,7 +1,7 @@
-"""The strict rule engine: every source key is used, every target leaf is filled.
+"""The strict rule engine: every source key is used and every target leaf is filled.
 
-A `Family` says how files of one kind are recognised, which constructor arguments their
-shapes imply, and which `Rule` takes each of their tensors to which leaf of our network.
+A `Family` defines how one kind of file is recognised, which constructor arguments its
+tensor shapes imply, and which `Rule` maps each tensor to a leaf of our network.
 """
 
 import math
@@ -14,13 +14,13 @@ from flax import nnx
 
 from guide_jax import models
 from guide_jax.models import ops
-from guide_jax.storage.network_file import fill, leaf_shapes
+from guide_jax.models.network import fill, leaf_shapes
 
 StateDict = Mapping[str, np.ndarray]
-MEAN_SAMPLES = 4096  # w_avg is the mean of so many mapped z where no file says it
+MEAN_SAMPLES = 4096  # number of mapped z averaged to w_avg if a file has none
 
-# What training writes beside `state_dict` and conversion has no use for.
-BESIDE = {
+# Entries that training code stores next to `state_dict` and conversion ignores.
+IGNORED_ENTRIES = {
     "opts", "epoch", "global_step", "optimizer", "best_val_loss",
     "discriminator_state_dict", "discriminator_optimizer_state_dict",
 }  # fmt: skip
@@ -37,17 +37,17 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ConversionError(ValueError):
-    """A checkpoint that doesn't fit its family; the text names every bad tensor."""
+    """A checkpoint does not fit its family; the message names every bad tensor."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Takes the source keys that match `pattern` wholly to one leaf of the network.
+    """Maps source keys that fully match `pattern` to one leaf of the network.
 
     Attributes:
-        pattern: regular expression over the whole source key.
+        pattern: regular expression for the whole source key.
         path: dotted path of the leaf, with `\\1` for groups, or a function of the
-            match; None for keys that are known and not needed.
+            match; None for keys that are known but not needed.
         layout: a name in `LAYOUTS`, or a function of the array.
     """
 
@@ -56,7 +56,7 @@ class Rule:
     layout: str | Callable[[np.ndarray], np.ndarray] = "same"
 
     def target(self, match: re.Match) -> str | None:
-        """Returns the dotted path for a match, None for an ignored key."""
+        """Returns the dotted path for a match, or None for an ignored key."""
         return (
             match.expand(self.path)
             if isinstance(self.path, str)
@@ -75,12 +75,12 @@ class Family:
 
     Attributes:
         kind: the network's name in `guide_jax.models.NETWORKS`.
-        title: what a person calls it, for tables and messages.
-        recognises: whether a state dict is of this family, judged by its keys alone.
-        config: the network's constructor arguments, read from the shapes.
-        rules: the table; the first rule that matches a key takes it.
-        prepare: brings a state dict into the form the rules expect (say, takes
-            `g_ema` out of a training checkpoint).
+        title: human-readable name, for tables and messages.
+        recognises: tells from the keys alone whether a state dict is of this family.
+        config: reads the network's constructor arguments from the shapes.
+        rules: tried in order; the first that matches a key is used.
+        prepare: brings a state dict into the form that the rules expect (for example,
+            extracts `g_ema` from a training checkpoint).
     """
 
     kind: str
@@ -91,7 +91,7 @@ class Family:
     prepare: Callable[[StateDict], StateDict] = lambda state: state
 
     def rule_of(self, key: str) -> tuple[Rule, re.Match] | tuple[None, None]:
-        """Returns the rule that takes a key, and its match; None, None without one."""
+        """Returns the first rule that matches a key, and the match; else None, None."""
         hits = ((rule, re.fullmatch(rule.pattern, key)) for rule in self.rules)
         return next((hit for hit in hits if hit[1]), (None, None))
 
@@ -101,10 +101,10 @@ class Bundle:
     """One kind of file that holds several networks.
 
     Attributes:
-        recognises: whether a file's contents are of this kind, judged by the keys.
-        split: takes a file's contents apart: what follows the file's name in each
-            network's -> its family and what belongs to it. Every tensor is in one of
-            them, or it raises ConversionError.
+        recognises: tells from the keys whether a file's contents are of this kind.
+        split: splits a file's contents into networks: name suffix -> (family, state
+            dict), where the suffix is appended to the file's name. Raises
+            ConversionError if a tensor belongs to none of them.
     """
 
     recognises: Callable[[Mapping], bool]
@@ -112,25 +112,26 @@ class Bundle:
 
 
 def size(state: StateDict, key: str, axis: int) -> int:
-    """Returns one side of a tensor that a configuration is read from.
+    """Returns the length of one axis of a tensor, for reading a configuration.
 
     Raises:
-        KeyError: there is no such tensor.
-        ConversionError: it has no such axis, or nothing along it.
+        KeyError: the tensor is missing.
+        ConversionError: the tensor has no such axis, or the axis is empty.
     """
     shape = np.shape(state[key])
     if len(shape) <= axis:
-        raise ConversionError(f"{key!r} has shape {list(shape)}, too few axes")
+        raise ConversionError(f"{key!r} has shape {list(shape)}, with too few axes")
     if not shape[axis]:
-        raise ConversionError(f"{key!r} has shape {list(shape)}, an empty axis")
+        raise ConversionError(f"{key!r} has shape {list(shape)}, with an empty axis")
     return shape[axis]
 
 
 def mean_w(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Returns the mean w `[D]` that a mapping network gives fixed random z.
+    """Returns the mean w `[D]` of a mapping network over fixed random z.
 
     Args:
-        layers: weight `[out, in]` and bias `[out]` of each, as they are multiplied.
+        layers: effective weight `[out, in]` and bias `[out]` of each layer, with any
+            learning-rate gain already applied.
     """
     z = np.random.default_rng(0).standard_normal((MEAN_SAMPLES, layers[0][0].shape[1]))
     x = z.astype(np.float32)
@@ -141,25 +142,25 @@ def mean_w(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return x.mean(axis=0)
 
 
-def check_beside(data: Mapping, used: str, known: Set[str]) -> None:
-    """Raises ConversionError for what stands beside the used part and is not known."""
+def check_entries(data: Mapping, used: str, known: Set[str]) -> None:
+    """Raises ConversionError if entries other than `used` and `known` are present."""
     unknown = sorted(repr(key) for key in data.keys() - known - {used})
     if unknown:
-        raise ConversionError(f"beside {used!r} it holds unknown {', '.join(unknown)}")
+        raise ConversionError(f"unknown entries next to {used!r}: {', '.join(unknown)}")
 
 
 def convert(state: StateDict, family: Family) -> nnx.Module:
-    """Builds the network that a state dict describes and fills it.
+    """Builds the network that a state dict describes, and fills it.
 
     Args:
         state: source key -> array, as read from the file.
-        family: the table to go by.
+        family: the kind of checkpoint, which supplies the rules.
 
     Returns:
-        The network, float32.
+        The network, with float32 leaves.
 
     Raises:
-        ConversionError: tensors are missing, left over, or of the wrong shape.
+        ConversionError: tensors are missing, unknown, or of the wrong shape or type.
     """
     state = family.prepare(state)
     try:
@@ -176,7 +177,7 @@ def convert(state: StateDict, family: Family) -> nnx.Module:
 def apply_rules(
     state: StateDict, family: Family, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Returns an array for every path in `shapes`, or raises with all faults."""
+    """Returns an array for every path in `shapes`; raises one error with all faults."""
     leaves: dict[str, np.ndarray] = {}
     taken_from: dict[str, str] = {}
     faults = []
@@ -189,10 +190,10 @@ def apply_rules(
         if path is None:
             continue
         if path in taken_from:
-            faults.append(f"{key!r} and {taken_from[path]!r} both fill {path}")
+            faults.append(f"{key!r} and {taken_from[path]!r} both map to {path}")
             continue
         if path not in shapes:
-            faults.append(f"{key!r} has no place ({path}) in this network")
+            faults.append(f"{key!r} maps to {path}, which this network lacks")
             continue
         taken_from[path] = key
         try:
@@ -204,12 +205,12 @@ def apply_rules(
                 f"{key!r} has shape {list(np.shape(array))},"
                 f" {path} needs {list(shapes[path])}"
             )
-            continue  # and never copied: its size is whatever the file says
+            continue  # not copied, because a file can claim any size
         if leaf.dtype.kind not in "biuf":
-            faults.append(f"{key!r} holds {leaf.dtype.name}, no real numbers")
+            faults.append(f"{key!r} has dtype {leaf.dtype.name}, not real numbers")
             continue
         leaves[path] = leaf.astype(np.float32)
-    faults += [f"nothing fills {path}" for path in shapes if path not in taken_from]
+    faults += [f"no tensor for {path}" for path in shapes if path not in taken_from]
     if faults:
         raise ConversionError(f"{family.title}: " + "; ".join(faults))
     return leaves

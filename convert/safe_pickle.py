@@ -1,16 +1,17 @@
-"""A pickle reader that executes nothing: arrays and plain containers come out.
+"""A pickle reader that executes nothing and returns arrays and plain containers.
 
-A pickle names classes and asks for them to be called. Here every name goes through
-one table, `ALLOWED`; behind each stands a builder of ours that only notes what it was
-given. Whatever is not in the table ends the reading. When the stream is through,
-`plain` turns the notes into read-only numpy arrays, dicts, lists, tuples and numbers.
+A pickle names classes and functions and has them called. Here every name is looked up
+in one table, `ALLOWED`, which maps it to one of our builders, which only records its
+arguments. A name that is not in the table stops the reading. After the whole stream
+has been read, `plain` turns the records into read-only numpy arrays, dicts, lists,
+tuples and numbers.
 """
 
 import pickle
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from convert.records import (
+from convert.pickle_records import (
     BFLOAT16,
     Builder,
     Fields,
@@ -24,7 +25,7 @@ from convert.records import (
     TorchType,
 )
 
-# PyTorch's names for element types -> ours, as storage classes and as dtypes.
+# PyTorch's element types, named by storage class and by dtype -> numpy's.
 STORAGES = {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": BFLOAT16,
     "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
@@ -39,7 +40,7 @@ DTYPES = {
 
 
 class UnsafePickleError(ValueError):
-    """The file asks for a class that is not on the list; nothing of it was executed."""
+    """The file refers to a class that is not allowed; none of its code was executed."""
 
 
 def _tensor(storage, offset, shape, strides, *_grad_and_hooks):
@@ -55,7 +56,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "defaultdict"): Builder(lambda *_: Fields()),
     ("argparse", "Namespace"): Namespace,
     ("dnnlib.util", "EasyDict"): Fields,
-    # Python 3's way to write b"" in a protocol that has no bytes.
+    # How Python 3 writes b"" in protocols without a bytes opcode.
     ("__builtin__", "bytes"): Builder(lambda: b""),
     ("builtins", "set"): Builder(set),
     ("__builtin__", "set"): Builder(set),
@@ -85,7 +86,7 @@ for _name, _dtype in DTYPES.items():
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file, storage_of, extra):
-        # latin1: Python 2's byte strings survive it.
+        # latin1 keeps Python 2's byte strings intact.
         super().__init__(file, encoding="latin1")
         self._storage_of = storage_of
         self._allowed = ALLOWED | extra
@@ -95,13 +96,13 @@ class _Unpickler(pickle.Unpickler):
             return self._allowed[module, name]
         except KeyError:
             raise UnsafePickleError(
-                f"asks for {f'{module}.{name}'!r}, which is not on the list of harmless"
-                " classes; refused, and nothing was executed"
+                f"refers to {f'{module}.{name}'!r}, which is not an allowed class or"
+                " function; the file was refused and nothing was executed"
             ) from None
 
     def persistent_load(self, pid):
         if self._storage_of is None:
-            raise ValueError("a persistent id outside a PyTorch file")
+            raise ValueError("a persistent id, but this is not a PyTorch file")
         return self._storage_of(pid)
 
 
@@ -113,37 +114,38 @@ def load(
     """Reads one pickle into records and containers; see `plain`.
 
     Args:
-        file: open at the pickle's first byte; left after its last.
-        storage_of: gives the storage for a PyTorch persistent id.
-        extra: (module, name) -> builder, on top of `ALLOWED`.
+        file: open at the pickle's first byte; left just after its last byte.
+        storage_of: returns the storage for a PyTorch persistent id.
+        extra: (module, name) -> builder, in addition to `ALLOWED`.
 
     Raises:
         UnsafePickleError: the stream names a class that is not allowed.
-        Exception: of any kind, if the stream is damaged.
+        Exception: any other exception, if the stream is damaged.
     """
     return _Unpickler(file, storage_of, extra or {}).load()
 
 
-def plain(thing: Any) -> Any:
-    """Turns what `load` gave into arrays, dicts, lists, tuples, sets and numbers."""
-    # Each thing once: sharing stays, and a small file cannot unfold into a huge one.
+def plain(data: Any) -> Any:
+    """Turns what `load` returns into arrays, dicts, lists, tuples, sets and numbers."""
+    # Each object is converted once: sharing is kept, and a small file whose objects
+    # contain each other many times cannot expand into huge data.
     done: dict[int, tuple] = {}
 
-    def turn(thing):
-        if id(thing) not in done:
-            done[id(thing)] = thing, _plain(thing, turn)
-        return done[id(thing)][1]
+    def convert(item):
+        if id(item) not in done:
+            done[id(item)] = item, _plain(item, convert)
+        return done[id(item)][1]
 
-    return turn(thing)
+    return convert(data)
 
 
-def _plain(thing, turn):
-    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes):
-        return thing
-    if isinstance(thing, Record):
-        return thing.resolve(turn)
-    if isinstance(thing, dict):
-        return {turn(key): turn(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple | set):
-        return type(thing)(map(turn, thing))
-    raise ValueError(f"a bare {type(thing).__name__} where data should be")
+def _plain(item, convert):
+    if item is None or isinstance(item, bool | int | float | complex | str | bytes):
+        return item
+    if isinstance(item, Record):
+        return item.resolve(convert)
+    if isinstance(item, dict):
+        return {convert(key): convert(value) for key, value in item.items()}
+    if isinstance(item, list | tuple | set):
+        return type(item)(map(convert, item))
+    raise ValueError(f"unexpected {type(item).__name__} in place of data")

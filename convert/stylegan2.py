@@ -1,7 +1,7 @@
-"""StyleGAN2 generators: NVlabs' stylegan2-ada-pytorch and rosinality's names.
+"""StyleGAN2 generators, with NVlabs' (stylegan2-ada-pytorch) or rosinality's names.
 
-The clamp on layer outputs is no tensor, so it isn't converted: it guards half precision
-and is not reached in float32.
+The clamp on layer outputs is not a tensor, so it is not converted. It protects half
+precision and is not reached in float32.
 """
 
 import math
@@ -15,22 +15,22 @@ from convert.rules import (
     Family,
     Rule,
     StateDict,
-    check_beside,
+    check_entries,
     mean_w,
     size,
 )
 
 FIR = np.array([1, 3, 3, 1])
-MAPPING_LR_MULTIPLIER = 0.01  # no tensor says it; the same in all published networks
+MAPPING_LR_MULTIPLIER = 0.01  # not in the files; the same in all published networks
 
 
 def smoothing_kernel(total: float) -> np.ndarray:
-    """Returns [1, 3, 3, 1] squared, with that sum, [4, 4] float64."""
+    """Returns outer([1, 3, 3, 1]) scaled to sum to `total`: float64 `[4, 4]`."""
     return np.outer(FIR, FIR) * (total / FIR.sum() ** 2)
 
 
 def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
-    """Raises unless every smoothing kernel is [1, 3, 3, 1] squared with that sum."""
+    """Raises unless every matching tensor equals `smoothing_kernel(total)`."""
     wanted = smoothing_kernel(total)
     faults = [
         key
@@ -40,14 +40,14 @@ def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
     ]
     if faults:
         raise ConversionError(
-            "smoothing kernels other than [1, 3, 3, 1]: " + ", ".join(faults)
+            "unsupported smoothing kernel, expected [1, 3, 3, 1]: " + ", ".join(faults)
         )
 
 
-def _count(state: StateDict, pattern: str) -> int:
-    """Returns the largest number that `pattern` catches, -1 where it catches none.
+def _largest_index(state: StateDict, pattern: str) -> int:
+    """Returns the largest number that `pattern` captures in a key, -1 without a match.
 
-    A gap below it shows later.
+    Gaps in the numbering are reported later, as missing tensors.
     """
     matches = (re.fullmatch(pattern, key) for key in state)
     return max((int(match[1]) for match in matches if match), default=-1)
@@ -65,7 +65,7 @@ def _prepare_nvlabs(state: StateDict) -> StateDict:
 
 
 def _nvlabs_config(state: StateDict) -> dict:
-    resolution = _count(state, r"synthesis\.b(\d+)\..*")
+    resolution = _largest_index(state, r"synthesis\.b(\d+)\..*")
     blocks = [4 << i for i in range(max(resolution.bit_length() - 2, 1))]
     return {
         "resolution": blocks[-1],
@@ -74,7 +74,7 @@ def _nvlabs_config(state: StateDict) -> dict:
         ),
         "z_dim": size(state, "mapping.fc0.weight", 1),
         "w_dim": size(state, "mapping.fc0.weight", 0),
-        "mapping_layers": _count(state, r"mapping\.fc(\d+)\..*") + 1,
+        "mapping_layers": _largest_index(state, r"mapping\.fc(\d+)\..*") + 1,
     }
 
 
@@ -97,24 +97,24 @@ NVLABS = Family(
 # rosinality ---------------------------------------------------------------------------
 
 ROSINALITY_KERNEL = r".*\.(?:blur|upsample)\.kernel"
-ROSINALITY_KERNEL_SUM = 4  # the gain of up-sampling is in it
-# What training writes beside `g_ema` and conversion has no use for.
-ROSINALITY_BESIDE = {"g", "d", "g_optim", "d_optim", "args", "ada_aug_p"}
-# Layer 0 is the one at 4 pixels, which stands by itself in the names.
+ROSINALITY_KERNEL_SUM = 4  # includes the gain of upsampling
+# Entries that training code stores next to `g_ema` and conversion ignores.
+ROSINALITY_IGNORED = {"g", "d", "g_optim", "d_optim", "args", "ada_aug_p"}
+# Layer 0, at 4 pixels, has a name without an index.
 CONV = r"(?:conv1|convs\.(\d+))"
 RGB = r"(?:to_rgb1|to_rgbs\.(\d+))"
 
 
 def _prepare_rosinality(state: StateDict) -> StateDict:
-    """Takes `g_ema` out of a training checkpoint and reduces `latent_avg` to [D]."""
+    """Extracts `g_ema` from a training checkpoint and reduces `latent_avg` to [D]."""
     if "g_ema" in state:
-        check_beside(state, "g_ema", ROSINALITY_BESIDE | {"latent_avg"})
+        check_entries(state, "g_ema", ROSINALITY_IGNORED | {"latent_avg"})
     inner = dict(state.get("g_ema", state))
     _check_kernels(inner, ROSINALITY_KERNEL, ROSINALITY_KERNEL_SUM)
     w_avg = state.get("latent_avg")
-    if w_avg is None:  # a bare state dict; the published code, too, takes a mean then
+    if w_avg is None:  # a bare state dict; the published code also computes a mean then
         w_avg = _mean_of_mapping(inner)
-    if np.ndim(w_avg) == 2:  # [L, D], the same row L times
+    if np.ndim(w_avg) == 2:  # [L, D], L identical rows
         w_avg = np.mean(w_avg, axis=0, dtype=np.float64)
     return inner | {"latent_avg": w_avg}
 
@@ -128,19 +128,19 @@ def _mean_of_mapping(state: StateDict) -> np.ndarray:
         layers.append((weight * gain, bias * MAPPING_LR_MULTIPLIER))
     try:
         return mean_w(layers)
-    except (ValueError, IndexError):  # `config` and the rules will name the tensors
+    except (ValueError, IndexError):  # `config` and the rules report the bad tensors
         return np.zeros(0, np.float32)
 
 
 def _rosinality_config(state: StateDict) -> dict:
-    blocks = 2 + _count(state, r"to_rgbs\.(\d+)\..*")
+    blocks = 2 + _largest_index(state, r"to_rgbs\.(\d+)\..*")
     last_convs = ["conv1"] + [f"convs.{2 * i + 1}" for i in range(blocks - 1)]
     return {
         "resolution": 2 << blocks,
         "channels": tuple(size(state, f"{name}.conv.weight", 1) for name in last_convs),
         "z_dim": size(state, "style.1.weight", 1),
         "w_dim": size(state, "conv1.conv.modulation.weight", 1),
-        "mapping_layers": _count(state, r"style\.(\d+)\..*"),
+        "mapping_layers": _largest_index(state, r"style\.(\d+)\..*"),
     }
 
 
@@ -153,13 +153,13 @@ def _rgb_name(i: int) -> str:
     return f"synthesis.b{4 << i}.torgb"
 
 
-def _at(name: Callable[[int], str], leaf: str) -> Callable[[re.Match], str]:
-    """Returns the path of a leaf in the layer whose number the pattern caught."""
+def _path(name: Callable[[int], str], leaf: str) -> Callable[[re.Match], str]:
+    """Returns a rule's path function: a leaf of the layer whose index is captured."""
     return lambda match: f"{name(int(match[1]) + 1 if match[1] else 0)}.{leaf}"
 
 
 def _kernel(array: np.ndarray) -> np.ndarray:
-    """[1, O, I, k, k] -> HWIO."""
+    """Converts [1, O, I, k, k] to HWIO."""
     return array.reshape(array.shape[-4:]).transpose(2, 3, 1, 0)
 
 
@@ -177,23 +177,23 @@ ROSINALITY = Family(
         ),
         Rule(r"latent_avg", "mapping.w_avg"),
         Rule(r"input\.input", "synthesis.b4.const", "image"),
-        Rule(CONV + r"\.conv\.weight", _at(_conv_name, "weight"), _kernel),
-        Rule(CONV + r"\.noise\.weight", _at(_conv_name, "noise_strength"), "scalar"),
-        Rule(CONV + r"\.activate\.bias", _at(_conv_name, "bias")),
+        Rule(CONV + r"\.conv\.weight", _path(_conv_name, "weight"), _kernel),
+        Rule(CONV + r"\.noise\.weight", _path(_conv_name, "noise_strength"), "scalar"),
+        Rule(CONV + r"\.activate\.bias", _path(_conv_name, "bias")),
         Rule(
             CONV + r"\.conv\.modulation\.weight",
-            _at(_conv_name, "affine.weight"),
+            _path(_conv_name, "affine.weight"),
             "linear",
         ),
-        Rule(CONV + r"\.conv\.modulation\.bias", _at(_conv_name, "affine.bias")),
-        Rule(RGB + r"\.conv\.weight", _at(_rgb_name, "weight"), _kernel),
-        Rule(RGB + r"\.bias", _at(_rgb_name, "bias"), "flat"),
+        Rule(CONV + r"\.conv\.modulation\.bias", _path(_conv_name, "affine.bias")),
+        Rule(RGB + r"\.conv\.weight", _path(_rgb_name, "weight"), _kernel),
+        Rule(RGB + r"\.bias", _path(_rgb_name, "bias"), "flat"),
         Rule(
             RGB + r"\.conv\.modulation\.weight",
-            _at(_rgb_name, "affine.weight"),
+            _path(_rgb_name, "affine.weight"),
             "linear",
         ),
-        Rule(RGB + r"\.conv\.modulation\.bias", _at(_rgb_name, "affine.bias")),
+        Rule(RGB + r"\.conv\.modulation\.bias", _path(_rgb_name, "affine.bias")),
         Rule(
             r"noises\.noise_(\d+)",
             lambda match: f"{_conv_name(int(match[1]))}.noise_const",

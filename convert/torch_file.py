@@ -1,9 +1,9 @@
 """Reads checkpoint files into numpy arrays and plain containers, executing nothing.
 
-Five kinds are told apart by their bytes, not their names: PyTorch's zip files, its
-older files, NVIDIA's network pickles (whose embedded source is never looked at), plain
-pickles of numpy arrays, and numpy's files of one object (a dict of arrays, say), which
-have such a pickle in them.
+Five formats are recognised by their bytes, not their names: PyTorch's zip files,
+PyTorch's legacy files, NVIDIA's network pickles (whose embedded source is never read),
+plain pickles of numpy arrays, and `.npy` files of one pickled object, such as a dict of
+arrays.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from convert.records import Builder, Module, Storage, TorchType, TypedStorage
+from convert.pickle_records import Builder, Module, Storage, TorchType, TypedStorage
 from convert.safe_pickle import UnsafePickleError, load, plain
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -22,24 +22,24 @@ LEGACY_PROTOCOL = 1001
 # The magic number as protocol 2 pickles it.
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 
-# What NVIDIA's training writes beside `G_ema` and conversion has no use for.
-NVLABS_BESIDE = {"G", "D", "training_set_kwargs", "augment_pipe"}
+# Entries that NVIDIA's training stores next to `G_ema` and conversion ignores.
+NVLABS_IGNORED = {"G", "D", "training_set_kwargs", "augment_pipe"}
 
 
 def read(path: str | Path) -> Any:
     """Reads a `.pt`, `.pth`, `.pkl`, `.ckpt` or `.npy` file.
 
     Returns:
-        Nested dicts, lists and tuples of read-only arrays and numbers. bfloat16 comes
-        as float32, a Namespace as a dict, a network of a `.pkl` as its flat state dict.
-        Of {"G": ..., "D": ..., "G_ema": ...} only G_ema's state dict is returned; what
-        else may stand there is `NVLABS_BESIDE`.
+        Nested dicts, lists and tuples of read-only arrays and numbers. bfloat16 becomes
+        float32, a Namespace becomes a dict, and a network in a `.pkl` becomes its flat
+        state dict. For {"G": ..., "D": ..., "G_ema": ...} only G_ema's state dict is
+        returned; entries in `NVLABS_IGNORED` are dropped.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnsafePickleError: the file asks for a class that is not known to be harmless.
-        ValueError: the file is cut short, damaged, or no checkpoint, or holds unknown
-            things beside G_ema.
+        FileNotFoundError: the file does not exist.
+        UnsafePickleError: the file refers to a class that is not allowed.
+        ValueError: the file is truncated, damaged or not a checkpoint, or has unknown
+            entries next to G_ema.
     """
     path = Path(path)
     if not path.is_file():
@@ -48,10 +48,10 @@ def read(path: str | Path) -> Any:
         with path.open("rb") as file:
             raw = _read_raw(file)
             if isinstance(raw, dict) and isinstance(raw.get("G_ema"), Module):
-                if unknown := raw.keys() - NVLABS_BESIDE - {"G_ema"}:
+                if unknown := raw.keys() - NVLABS_IGNORED - {"G_ema"}:
                     names = ", ".join(sorted(map(repr, unknown)))
                     raise NotACheckpointError(
-                        f"beside 'G_ema' it holds unknown {names}"
+                        f"unknown entries next to 'G_ema': {names}"
                     )
                 raw = raw["G_ema"]
             return plain(raw)
@@ -62,11 +62,13 @@ def read(path: str | Path) -> Any:
     # A damaged or hostile stream can make the unpickler raise anything.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: cut short or damaged ({reason})") from None
+        raise ValueError(
+            f"{path}: truncated or damaged ({reason}); download it again"
+        ) from None
 
 
 class NotACheckpointError(ValueError):
-    """The file is whole, but of another kind."""
+    """The file is intact but not a supported checkpoint."""
 
 
 def _read_raw(file: IO[bytes]) -> Any:
@@ -82,19 +84,21 @@ def _read_raw(file: IO[bytes]) -> Any:
         nested = Builder(lambda data: _read_legacy(io.BytesIO(data)))
         return load(file, extra={("torch.storage", "_load_from_bytes"): nested})
     raise NotACheckpointError(
-        f"neither a PyTorch file nor a pickle (it begins with {start!r})"
+        f"neither a PyTorch file nor a pickle (it starts with {start!r})"
         if start
         else "the file is empty"
     )
 
 
 def _read_npy(file: IO[bytes]) -> Any:
-    """Reads what `numpy.save` makes of a dict, without numpy's own unpickler."""
+    """Reads a dict saved by `numpy.save`, without numpy's own unpickler."""
     if np.lib.format.read_magic(file) != (1, 0):
-        raise NotACheckpointError("a numpy file of an unknown version")
+        raise NotACheckpointError("unsupported .npy format version")
     _, _, dtype = np.lib.format.read_array_header_1_0(file)
     if not dtype.hasobject:
-        raise NotACheckpointError("a numpy file of one array; named ones are needed")
+        raise NotACheckpointError(
+            "a .npy file of one unnamed array; a dict of named arrays is needed"
+        )
     return load(file)
 
 
@@ -103,10 +107,10 @@ def _read_zip(file: IO[bytes]) -> Any:
         names = archive.namelist()
         root = next((n[:-8] for n in names if n.endswith("/data.pkl")), None)
         if root is None:
-            raise NotACheckpointError("a zip file, but PyTorch's data.pkl is not in it")
+            raise NotACheckpointError("a zip file without PyTorch's data.pkl")
         if f"{root}constants.pkl" in names:
             raise NotACheckpointError(
-                "a TorchScript program; only the state_dict() of a network is read"
+                "a TorchScript program; save the network's state_dict() instead"
             )
         if any(info.compress_type for info in archive.infolist()):
             raise NotACheckpointError(
@@ -130,10 +134,10 @@ def _read_zip(file: IO[bytes]) -> Any:
 def _read_legacy(file: IO[bytes]) -> Any:
     """Reads five pickles (magic, protocol, system, data, keys), then raw storages.
 
-    Numbers in the storages are little-endian whatever machine wrote them.
+    The storages are little-endian on every machine.
     """
     if load(file) != LEGACY_MAGIC or load(file) != LEGACY_PROTOCOL:
-        raise NotACheckpointError("a PyTorch file of an unknown version")
+        raise NotACheckpointError("unsupported version of PyTorch's legacy format")
     load(file)
     storages: dict[str, Storage] = {}
     item_sizes: dict[str, int] = {}
@@ -160,4 +164,4 @@ def _check_storage(kind: str, storage_type: Any, numel: Any) -> None:
         or not isinstance(storage_type, TorchType)
         or not isinstance(numel, int)
     ):
-        raise ValueError("a persistent id that is no storage")
+        raise ValueError("a persistent id does not describe a storage")

@@ -1,8 +1,8 @@
-"""How the demo bundle's weights were made; each file is a command that can be rerun.
+"""Scripts that made the demo's bundled weights; each file is a rerunnable command.
 
-Order: perceptual, faces, teachers, generator, samples, identity (twice), encoder,
-student; the bundle's README has the command lines. What they work with is kept in
-`distill_work/`, below the current folder.
+Run them in this order: perceptual, faces, teachers, generator, samples, identity (once
+per teacher), encoder, student. The bundle's README gives the command lines.
+Intermediate data goes to `distill_work/` in the current folder.
 """
 
 from collections.abc import Mapping
@@ -19,5 +19,13 @@ WORK = Path("distill_work")
 
 
 def store(path: Path, network: nnx.Module, about: Mapping[str, Any]) -> None:
-    """Saves a network as the bundle's are: its 32 MB allow 6 bits of mantissa."""
+    """Saves a network in the bundle's format: float16 rounded to 6 bits of mantissa.
+
+    The rounding keeps the bundle within 32 MB.
+
+    Args:
+        path: the file to write.
+        network: the network.
+        about: notes and measurements to store with it.
+    """
     save_network(path, network, dtype=np.float16, mantissa_bits=6, about=about)

@@ -1,10 +1,10 @@
-"""Trains the small inversion encoder on the 128 px generator's own samples.
+"""Trains the small inversion encoder on samples of the 128 px generator.
 
     python -m distill.encoder
 
-First it learns to say the w of a picture; then, with a tenth of the learning rate, to
-give a code whose picture is alike (L1, LPIPS, identity by the loss's encoder). The last
-400 people of `samples.npz` are held out.
+The encoder first learns to predict an image's w. Then, at a tenth of the learning rate,
+it learns to reproduce the image (L1, LPIPS, and cosine similarity of the identity
+encoder used in the loss). The last 400 people of `samples.npz` are held out.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from distill import BUNDLE, WORK, store
 from distill.images import average, save_grid
 from distill.training import fit
 from guide_jax.models import arcface
+from guide_jax.models.network import jitted
 from guide_jax.models.w_encoder import WEncoder
-from guide_jax.storage.locate import jitted
 from guide_jax.storage.network_file import load_network
 
 HELD_OUT = 400
 
 
-@jax.jit  # a program of its own, as in identity.py
+@jax.jit  # a separate program, for the reason given in identity.py
 def vary(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Changes colours, brightness and noise a little, as photos do; `[N, H, W, 3]`."""
+    """Varies colours, brightness and noise slightly, as in photos; `[N, H, W, 3]`."""
     keys = jax.random.split(key, 3)
     n = len(images)
     gain = jnp.exp(jax.random.uniform(keys[0], (n, 1, 1, 3), minval=-0.1, maxval=0.1))
@@ -38,7 +38,13 @@ def vary(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 class Samples:
-    """People of the generator's own: pictures, their codes and batches of them."""
+    """The generator's samples: images and codes of people, and batches of them.
+
+    Attributes:
+        images: uint8 `[P, V, H, W, 3]`, V views of each person.
+        codes: w - w_avg, `[P, V, D]`.
+        spread: variance of the codes.
+    """
 
     def __init__(self, w_avg: np.ndarray):
         samples = np.load(WORK / "samples.npz")
@@ -47,7 +53,7 @@ class Samples:
         self.spread = float(self.codes.var())
 
     def batches(self, size: int, first: int):
-        """Returns step -> batch of training people, step 0 seeded by `first`."""
+        """Returns a function step -> training batch, which is seeded `first + step`."""
         people, views = len(self.images) - HELD_OUT, self.images.shape[1]
 
         def batch_at(step):
@@ -61,28 +67,31 @@ class Samples:
         return batch_at
 
     def held_out(self) -> np.ndarray:
-        """Returns pictures of people that aren't trained with, float `[N, H, W, 3]`."""
+        """Returns images of the held-out people, `[N, H, W, 3]` float32 in [-1, 1]."""
         return self.images[-HELD_OUT:, 0] / np.float32(127.5) - 1
 
 
 def train(
     encoder: WEncoder, others: tuple, samples: Samples, steps: int, image_steps: int
 ) -> WEncoder:
-    """Trains by codes, then by pictures.
+    """Trains the encoder on codes, then on images.
 
     Args:
-        encoder: fresh.
+        encoder: a freshly initialised encoder.
         others: generator, LPIPS and identity encoder, all frozen.
-        samples: what to train with.
-        steps: of the first part.
-        image_steps: of the second.
+        samples: the training data.
+        steps: steps of the first stage, on codes.
+        image_steps: steps of the second stage, on images.
+
+    Returns:
+        The trained encoder, in eval mode.
     """
-    # From the start, codes are as far from the mean as people's are.
+    # Initial codes are about as far from the mean as the samples' codes.
     scale = encoder.trunk.head.norm2.scale
     scale[...] = jnp.full_like(scale[...], samples.spread**0.5)
     encoder.train()
     graph, trainable, statistics = nnx.split(encoder, nnx.Param, ...)
-    # The second part keeps the statistics of the first: its batches are small.
+    # The second stage keeps the first's batch statistics because its batches are small.
     encoder.eval()
     still_graph = nnx.split(encoder, nnx.Param, ...)[0]
     frozen_graph, frozen = nnx.split(others)
@@ -98,13 +107,13 @@ def train(
     def picture_loss(trainable, statistics, frozen, batch):
         generator, lpips, identity = nnx.merge(frozen_graph, frozen)
         w = nnx.merge(still_graph, trainable, statistics)(batch["varied"])
-        made = show(generator, w)
+        generated = show(generator, w)
         images = batch["images"]
-        a, b = (arcface.embed(identity, x) for x in (images, made))
+        a, b = (arcface.embed(identity, x) for x in (images, generated))
         terms = {
             "w": code_error(w, batch),
-            "l1": jnp.abs(made - images).mean(),
-            "lpips": lpips(made, images).mean(),
+            "l1": jnp.abs(generated - images).mean(),
+            "lpips": lpips(generated, images).mean(),
             "id": 1 - jnp.sum(a * b, axis=1).mean(),
         }
         return sum(terms.values()), (statistics, terms)
@@ -134,35 +143,40 @@ def train(
 
 
 def show(generator: nnx.Module, w: jax.Array) -> jax.Array:
-    """Returns the pictures of codes minus w_avg, `[N, 1, D]`."""
-    w = jnp.repeat(generator.mapping.w_avg[...] + w, generator.num_ws, axis=1)
+    """Synthesises images from codes relative to w_avg, `[N, 1, D]`."""
+    w = jnp.repeat(
+        generator.mapping.w_avg[...][None, None] + w, generator.num_ws, axis=1
+    )
     return generator.synthesis(w)[0]
 
 
 def measure(networks: tuple, images: np.ndarray) -> tuple[dict, np.ndarray]:
-    """Compares pictures with their reconstructions, which it returns too.
+    """Compares images with their reconstructions.
 
     Args:
-        networks: encoder, generator, LPIPS, and an identity encoder that was not in
-            the loss.
-        images: `[N, H, W, 3]`, averaged down to the generator's size first.
+        networks: encoder, generator, LPIPS, and the judge, an identity encoder that was
+            not in the loss.
+        images: `[N, H, W, 3]`; averaged down to the generator's resolution first.
+
+    Returns:
+        Mean identity similarity and LPIPS by name, and the reconstructions.
     """
     images = average(images, networks[1].resolution)
 
     def one(networks, images):
         encoder, generator, lpips, judge = networks
-        made = show(generator, encoder(images))
-        a, b = arcface.embed(judge, images), arcface.embed(judge, made)
-        return jnp.sum(a * b, axis=1), lpips(images, made), made
+        generated = show(generator, encoder(images))
+        a, b = arcface.embed(judge, images), arcface.embed(judge, generated)
+        return jnp.sum(a * b, axis=1), lpips(images, generated), generated
 
     one = jitted(networks, one)
     parts = [one(part) for part in np.split(images, len(images) // 10)]
-    identity, lpips, made = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return {"id": float(identity.mean()), "lpips": float(lpips.mean())}, made
+    identity, lpips, generated = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return {"id": float(identity.mean()), "lpips": float(lpips.mean())}, generated
 
 
 def main():
-    """Trains, measures and stores the encoder."""
+    """Trains, evaluates and stores the encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--image_steps", type=int, default=180)
@@ -171,14 +185,14 @@ def main():
     *others, judge = (load_network(BUNDLE / f"{name}.npz") for name in names)
     generator, lpips, _ = others
     samples = Samples(np.asarray(generator.mapping.w_avg[...]))
-    # One w is for every generator of this W space, however many layers it has.
+    # A single w fits every generator with this W space, whatever its number of layers.
     encoder = WEncoder(num_ws=1, w_dim=generator.w_dim, rngs=nnx.Rngs(0))
     encoder = train(encoder, tuple(others), samples, args.steps, args.image_steps)
     photos, quality = samples.held_out(), {}
     for path in sorted(BUNDLE.glob("*stylegan*.npz")):
         networks = encoder, load_network(path), lpips, judge
-        quality[path.stem], made = measure(networks, photos)
-        shown = average(photos[:8], made.shape[1]), made[:8]
+        quality[path.stem], generated = measure(networks, photos)
+        shown = average(photos[:8], generated.shape[1]), generated[:8]
         save_grid(WORK / "encoder" / f"{path.stem}.png", list(shown))
     print(json.dumps(quality, indent=2))
     store(BUNDLE / "encoder.npz", encoder, {"held_out": quality})

@@ -1,10 +1,10 @@
-"""Makes (seed, image) pairs with the published 1024 px generator, run by OpenVINO.
+"""Renders a face per seed with the published 1024 px generator, run by OpenVINO.
 
     python -m distill.faces --wheel random_face-2021.7.21.1-py3-none-any.whl
 
-The rule, for every seed: z from NumPy's generator, w by the mapping network, truncation
-0.7, image at 1024 px, averaged over 4 x 4 pixels to 256 px, JPEG quality 92 in one zip
-file.
+For each seed, z is drawn with NumPy and mapped to w with truncation 0.7. The 1024 px
+image is averaged over 4 x 4 pixels to 256 px and stored as a JPEG of quality 92; all
+images go into one zip file.
 """
 
 import argparse
@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from convert import mobilestylegan
 from distill import WORK
-from guide_jax.faces.photos import to_uint8, z_of_seed
+from guide_jax.faces.photos import to_uint8
+from guide_jax.models.generator import z_of_seed
 
 PSI = 0.7
 
 
 def z_of(seeds: np.ndarray, z_dim: int = 512) -> np.ndarray:
-    """Returns the z of each seed, `[N, Z]` float32."""
+    """Returns the seeds' z, `[N, Z]` float32."""
     return np.concatenate([z_of_seed(seed, z_dim) for seed in seeds])
 
 
@@ -46,7 +47,7 @@ def to_float(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def main():
-    """Writes `faces.zip`, images of consecutive seeds from 0."""
+    """Writes `faces.zip` with the images of consecutive seeds, starting at 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--count", type=int, default=4000)

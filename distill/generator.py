@@ -1,12 +1,13 @@
-"""Cuts MobileStyleGAN short and gives it a head for smaller images.
+"""Truncates MobileStyleGAN and trains an output head for smaller images.
 
     python -m distill.generator --wheel random_face-2021.7.21.1-py3-none-any.whl \
         --resolution 128
 
-The published network has a head for 1024 px only. The one that reads the 32, 64 or 128
-px features makes 64, 128 or 256 px images. It starts from a least-squares fit; then it
-and the last two levels learn the published images of `faces.zip` (L1, L1 of the
-gradients, LPIPS). The last 100 faces are held out.
+The published network has an output head for 1024 px only. The new head reads the 32, 64
+or 128 px features and outputs 64, 128 or 256 px images. It is initialised by least
+squares; then the head and the last two levels are trained on the published generator's
+images in `faces.zip` (L1, L1 of image gradients, LPIPS). The last 100 faces are held
+out.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from distill import BUNDLE, WORK, faces, store
 from distill.images import image_loss, likeness, save_grid
 from distill.training import fit
 from guide_jax.models.mobilestylegan import MobileStyleGAN
-from guide_jax.storage.locate import jitted
-from guide_jax.storage.network_file import fill, flat_leaves, load_network
+from guide_jax.models.network import fill, flat_leaves, jitted
+from guide_jax.storage.network_file import load_network
 
 HELD_OUT = 100
 
 
 def cut(published: MobileStyleGAN, resolution: int) -> MobileStyleGAN:
-    """Returns the first levels of a published network with a fresh head."""
+    """Returns a published network's first levels with a newly initialised head."""
     levels = int(np.log2(resolution)) - 2
     config = published.config | {"channels": published.config["channels"][:levels]}
     network = MobileStyleGAN(**config, rngs=nnx.Rngs(0))
@@ -40,7 +41,7 @@ def cut(published: MobileStyleGAN, resolution: int) -> MobileStyleGAN:
 
 
 def haar(x: np.ndarray) -> np.ndarray:
-    """Haar transform, `[N, 2h, 2w, C]` -> `[N, h, w, 4C]`: undoes `haar_inverse`."""
+    """Haar transform `[N, 2h, 2w, C]` -> `[N, h, w, 4C]`, inverse of `haar_inverse`."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, c)
     a, b, c_, d = x[:, :, 0, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 0], x[:, :, 1, :, 1]
@@ -51,11 +52,17 @@ def haar(x: np.ndarray) -> np.ndarray:
 
 
 def fit_head(network: MobileStyleGAN, w: jax.Array, images: np.ndarray):
-    """Sets the head to the linear one that fits these images best."""
+    """Sets the head to the linear map that fits these images best (least squares).
+
+    Args:
+        network: changed in place.
+        w: codes `[N, L, D]`, N a multiple of 8.
+        images: their images `[N, H, W, 3]` in [-1, 1].
+    """
     head = network.synthesis.head
     name = network.synthesis.feature_name
-    look = jitted(network, lambda network, w: network.synthesis(w)[1][name])
-    features = np.concatenate([np.asarray(look(part)) for part in np.split(w, 8)])
+    read = jitted(network, lambda network, w: network.synthesis(w)[1][name])
+    features = np.concatenate([np.asarray(read(part)) for part in np.split(w, 8)])
     x = features.reshape(-1, features.shape[-1])
     x = np.concatenate([x, np.ones_like(x[:, :1])], axis=1).astype(np.float64)
     y = haar(images).reshape(-1, 12)
@@ -67,20 +74,20 @@ def fit_head(network: MobileStyleGAN, w: jax.Array, images: np.ndarray):
 
 
 def trained_leaves(network: MobileStyleGAN):
-    """Returns a filter for the head and the last two levels."""
+    """Returns an nnx filter that selects the head and the last two levels."""
     names = (*network.synthesis.block_names[-2:], "head")
     return lambda path, leaf: isinstance(leaf, nnx.Param) and path[0] in names
 
 
 def measure(network, lpips, w: np.ndarray, images: np.ndarray) -> dict[str, float]:
-    """Returns PSNR (dB) and LPIPS of held-out faces."""
+    """Returns mean PSNR (dB) and LPIPS between generated and given images."""
     synthesise = jitted(network, lambda network, w: network.synthesis(w)[0])
-    made = [synthesise(part) for part in np.split(w, len(w) // 10)]
-    return likeness(lpips, images, np.clip(np.concatenate(made), -1, 1))
+    generated = [synthesise(part) for part in np.split(w, len(w) // 10)]
+    return likeness(lpips, images, np.clip(np.concatenate(generated), -1, 1))
 
 
 def main():
-    """Trains, measures and stores one generator."""
+    """Trains, evaluates and stores a generator."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--resolution", type=int, choices=(64, 128, 256), default=128)
@@ -108,9 +115,9 @@ def main():
 
     def loss(trainable, statistics, frozen, batch):
         rest, lpips_state = frozen
-        made, _ = nnx.merge(graph, trainable, rest)(batch["w"])
+        generated, _ = nnx.merge(graph, trainable, rest)(batch["w"])
         judge = nnx.merge(lpips_graph, lpips_state)
-        total, terms = image_loss(made, batch["images"], judge)
+        total, terms = image_loss(generated, batch["images"], judge)
         return total, (statistics, terms)
 
     def batch_at(step):
@@ -130,8 +137,8 @@ def main():
     network.synthesis = nnx.merge(graph, trainable, rest)
     quality = measure(network, lpips, test_w, test_images)
     print("trained:", quality)
-    made = np.asarray(network.synthesis(test_w[:8])[0])
-    save_grid(folder / "held_out.png", [test_images[:8], made])
+    generated = np.asarray(network.synthesis(test_w[:8])[0])
+    save_grid(folder / "held_out.png", [test_images[:8], generated])
     about = {"wheel": args.wheel.name, "steps": args.steps, "held_out": quality}
     store(args.out, network, about)
 

@@ -1,13 +1,14 @@
-"""Distils a small identity encoder from one of the two teachers.
+"""Distils a small identity encoder from one of two teachers.
 
     python -m distill.identity --teacher dlib
     python -m distill.identity --teacher facenet
 
-The student, a narrow IR-SE network, learns the teacher's embedding of a person from the
-published picture and from the distilled generator's, with smiles, poses, crops and
-colours changed. dlib's embeddings are centred on their mean first: as they are, all
-people score above 0.8. Both are reduced to their main directions, which keeps the
-cosines. The last 400 people are held out for the measures.
+The student, a narrow IR-SE network, learns to predict the teacher's embedding of a
+person from images by the published and the distilled generator, with varied smiles,
+poses, crops and colours. dlib's embeddings are first centred on their mean because
+otherwise all pairs of people have a similarity above 0.8. Both teachers' embeddings are
+reduced to their principal directions, which preserves the cosine similarities. The last
+400 people are held out for evaluation.
 """
 
 import argparse
@@ -22,14 +23,21 @@ from distill import BUNDLE, WORK, faces, store
 from distill.training import fit
 from guide_jax.faces.photos import to_uint8
 from guide_jax.models import arcface, resample
-from guide_jax.storage.locate import jitted
+from guide_jax.models.network import jitted
 
 HELD_OUT = 400
 WIDTHS, UNITS, SIZE, DIM = (24, 24, 48, 96, 160), (2, 2, 2, 1), 64, 128
 
 
 def targets(name: str) -> np.ndarray:
-    """Returns the teacher's embeddings to learn, unit rows `[P, DIM]`."""
+    """Returns the training targets, the teacher's reduced embeddings.
+
+    Args:
+        name: the teacher, "dlib" or "facenet".
+
+    Returns:
+        `[P, DIM]` float32, unit rows.
+    """
     x = np.load(WORK / "teachers.npz")[name].astype(np.float64)
     if name == "dlib":
         x = x - x[:-HELD_OUT].mean(axis=0)
@@ -38,18 +46,27 @@ def targets(name: str) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-# A program of its own: fused into the training step, XLA:CPU draws the random numbers
-# again for every use.
+# A separate program, because when fused into the training step, XLA:CPU redraws the
+# random numbers for every use.
 @jax.jit
 def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Cuts `[N, SIZE, SIZE, 3]` out of faces `[N, H, W, 3]`, about where it is due."""
+    """Crops faces at random around the identity crop and varies their colours.
+
+    Args:
+        images: faces `[N, H, W, 3]` in [-1, 1].
+        key: random key.
+
+    Returns:
+        Crops `[N, SIZE, SIZE, 3]`.
+    """
     n, height = images.shape[:2]
     keys = jax.random.split(key, 6)
     unit = height / resample.FACE_SIZE
     side = (resample.FACE_ROWS[1] - resample.FACE_ROWS[0]) * unit
     zoom = jnp.exp(jax.random.uniform(keys[0], (n, 1), minval=-0.08, maxval=0.08))
     scale = SIZE / side * zoom * jnp.ones((1, 2))
-    corner = jnp.array([resample.FACE_ROWS[0], resample.FACE_COLUMNS[0]]) * unit
+    first = [[resample.FACE_ROWS[0], resample.FACE_COLUMNS[0]]]
+    corner = jnp.array(first, jnp.float32) * unit  # [1, 2]
     centre = (
         corner + side / 2 + jax.random.uniform(keys[1], (n, 2), minval=-4, maxval=4)
     )
@@ -71,12 +88,16 @@ def augment(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def measure(network: arcface.IRNet, images: np.ndarray, teacher: np.ndarray) -> dict:
-    """Judges an encoder on held-out people.
+    """Evaluates an encoder on a set of people.
 
     Args:
         network: the student.
-        images: uint8 `[P, V, H, W, 3]`, views of each person.
+        images: uint8 `[P, V, H, W, 3]`, V views of each person.
         teacher: the teacher's embeddings `[P, E]`.
+
+    Returns:
+        By name: AUC of same versus different person, similarity statistics, and
+        agreement with the teacher.
     """
     embed = jitted(network, arcface.embed)
     views = [
@@ -102,7 +123,7 @@ def measure(network: arcface.IRNet, images: np.ndarray, teacher: np.ndarray) -> 
 
 
 def main():
-    """Trains, measures and stores one encoder."""
+    """Trains, evaluates and stores an identity encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", choices=("dlib", "facenet"), required=True)
     parser.add_argument("--steps", type=int, default=650)
@@ -126,10 +147,10 @@ def main():
         network = nnx.merge(graph, trainable, statistics, copy=True)
         embeddings = network(batch["crops"])
         cosine = jnp.sum(embeddings * batch["teacher"], axis=1)
-        # The matrix of similarities, too: it is what an identity measure reads.
-        alike = embeddings @ embeddings.T - batch["teacher"] @ batch["teacher"].T
-        total = (1 - cosine).mean() + jnp.mean(alike**2)
-        terms = {"cosine": cosine.mean(), "alike": jnp.mean(alike**2) ** 0.5}
+        # Similarities between people are matched too, because evaluation uses them.
+        error = embeddings @ embeddings.T - batch["teacher"] @ batch["teacher"].T
+        total = (1 - cosine).mean() + jnp.mean(error**2)
+        terms = {"cosine": cosine.mean(), "pairs": jnp.mean(error**2) ** 0.5}
         return total, (nnx.state(network, nnx.Not(nnx.Param)), terms)
 
     def batch_at(step):

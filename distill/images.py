@@ -1,4 +1,4 @@
-"""What images are trained with, measured by and looked at."""
+"""Image loss, image quality measures and image grids for the training scripts."""
 
 from pathlib import Path
 
@@ -9,11 +9,20 @@ from flax import nnx
 from PIL import Image
 
 from guide_jax.faces.photos import to_uint8
-from guide_jax.storage.locate import jitted
+from guide_jax.models.network import jitted
 
 
 def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array, dict]:
-    """L1 of pixels and of neighbours' differences, and LPIPS; all `[N, H, W, 3]`."""
+    """Computes L1 of pixels, L1 of neighbouring pixels' differences, and LPIPS.
+
+    Args:
+        images: `[N, H, W, 3]` in [-1, 1].
+        targets: same shape and range.
+        lpips: function (images, targets) -> distances.
+
+    Returns:
+        The weighted sum, and the mean of each term by name.
+    """
 
     def differences(x):
         return x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
@@ -27,17 +36,19 @@ def image_loss(images: jax.Array, targets: jax.Array, lpips) -> tuple[jax.Array,
 
 
 def average(images: jax.Array, size: int) -> jax.Array:
-    """Averages images `[N, H, W, 3]` down to `size` px."""
+    """Averages images `[N, H, W, 3]` down to `size` px, a divisor of H."""
     n, k = len(images), images.shape[1] // size
     return images.reshape(n, size, k, size, k, 3).mean((2, 4))
 
 
-def likeness(lpips: nnx.Module, images: np.ndarray, made: np.ndarray) -> dict:
-    """Returns the mean PSNR (dB) and LPIPS of image pairs `[N, H, W, 3]` in [-1, 1]."""
+def likeness(lpips: nnx.Module, images: np.ndarray, generated: np.ndarray) -> dict:
+    """Returns mean PSNR (dB) and LPIPS of image pairs `[N, H, W, 3]` in [-1, 1]."""
     distance = jitted(lpips, lambda lpips, a, b: lpips(a, b))
     count = max(1, len(images) // 20)
-    pairs = zip(np.array_split(made, count), np.array_split(images, count), strict=True)
-    mse = ((made - images) ** 2).mean((1, 2, 3))
+    pairs = zip(
+        np.array_split(generated, count), np.array_split(images, count), strict=True
+    )
+    mse = ((generated - images) ** 2).mean((1, 2, 3))
     return {
         "psnr_db": float((10 * np.log10(4 / mse)).mean()),
         "lpips": float(np.concatenate([distance(*pair) for pair in pairs]).mean()),
@@ -45,6 +56,6 @@ def likeness(lpips: nnx.Module, images: np.ndarray, made: np.ndarray) -> dict:
 
 
 def save_grid(path: Path, rows: list[np.ndarray]):
-    """Writes rows of images `[N, H, W, 3]` as one PNG."""
+    """Writes rows of images `[N, H, W, 3]` in [-1, 1] to a single PNG file."""
     grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
     Image.fromarray(to_uint8(grid)).save(path)

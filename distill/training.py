@@ -1,4 +1,4 @@
-"""One training loop for every network of the bundle: Adam, checkpoints, resume."""
+"""Training loop shared by the bundle's networks: Adam with resumable checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from guide_jax.storage.network_file import put
+from guide_jax.storage.atomic import replace
 
 Tree = Any
 # (trainable, statistics, frozen, batch) -> (loss, (statistics, terms by name))
@@ -30,25 +30,29 @@ def fit(
     learning_rate: float,
     folder: Path,
 ) -> tuple[Tree, Tree]:
-    """Trains for `steps` steps, from the checkpoint in `folder` on if there is one.
+    """Trains for `steps` steps, resuming from the checkpoint in `folder` if it exists.
 
-    The learning rate warms up over the first fiftieth and falls to zero along a cosine.
+    The learning rate warms up over the first fiftieth of the steps, then decays to zero
+    along a cosine.
 
     Args:
         loss: the objective; runs under `jax.jit`.
-        trainable: what Adam changes.
-        statistics: what the loss itself renews (batch-norm statistics), or an empty
+        trainable: the parameters that Adam updates.
+        statistics: state that the loss updates (batch-norm statistics), or an empty
             tree.
-        frozen: constants of the loss, passed as arguments so that XLA doesn't fold
-            them.
-        batch_at: step -> arrays; the same for the same step, so that a resumed run sees
-            what an uninterrupted one would.
-        steps: how many.
-        learning_rate: at its highest.
-        folder: for the checkpoint.
+        frozen: constants of the loss, passed as arguments so that XLA doesn't
+            constant-fold them.
+        batch_at: step -> arrays; deterministic, so that a resumed run gets the same
+            batches as an uninterrupted one.
+        steps: total number of steps.
+        learning_rate: peak learning rate.
+        folder: folder for the checkpoint.
 
     Returns:
         The trained (trainable, statistics).
+
+    Raises:
+        FloatingPointError: a loss term is not finite when a checkpoint is due.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, max(1, steps // 50), steps
@@ -99,9 +103,11 @@ def fit(
 
 
 def _save(checkpoint: Path, state: Tree, terms: dict) -> None:
-    """Puts a checkpoint in the last one's place, once it is whole and if it is good."""
+    """Atomically replaces the checkpoint, but only if all loss terms are finite."""
     if not all(np.isfinite(value).all() for value in terms.values()):
-        raise FloatingPointError(f"not finite: {terms}; {checkpoint} is kept")
+        raise FloatingPointError(
+            f"loss terms are not finite: {terms}; keeping the checkpoint {checkpoint}"
+        )
     part = checkpoint.with_suffix(".part")
     ocp.save_pytree(part, state, overwrite=True)
-    put(part, checkpoint)
+    replace(part, checkpoint)

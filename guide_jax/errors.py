@@ -1,12 +1,12 @@
-"""What can go wrong in a way that a person should read in one line."""
+"""Errors that the user sees as one line, without a traceback."""
 
 
 class InputError(ValueError):
-    """A user's mistake: the text says what is wrong, with which file, and what to do.
+    """A user's mistake. The message says what is wrong, where, and what to do.
 
-    `main.py` prints it without a traceback and ends with exit code 2.
+    `main.py` prints it without a traceback and exits with code 2.
     """
 
 
 class UnlearningError(RuntimeError):
-    """A run that cannot go on; `main.py` prints it and ends with exit code 1."""
+    """The run cannot continue; `main.py` prints the message and exits with code 1."""

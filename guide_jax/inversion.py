@@ -1,6 +1,10 @@
-"""From a photo to the code of a person that a generator shows (section 3.1)."""
+"""Inverts photos: finds the code from which the generator reproduces the person.
+
+See section 3.1 of the paper.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,27 +12,28 @@ import numpy as np
 import optax
 from flax import nnx
 
-from guide_jax import console
+from guide_jax.console import Console
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.storage.locate import jitted
+from guide_jax.models.generator import Generator, synthesize
+from guide_jax.models.network import jitted
 
 
 def make_encode(
-    encoder: nnx.Module, generator: nnx.Module
+    encoder: Any, generator: Generator
 ) -> Callable[[np.ndarray], jax.Array]:
-    """Returns the jitted pass from photos `[N, H, W, 3]` in [-1, 1] to `[N, L, D]`.
+    """Returns a jitted function from photos `[N, H, W, 3]` in [-1, 1] to w `[N, L, D]`.
 
-    Codes are relative to the encoder's own mean code, where it has one, and else to the
+    The encoder's output is added to its own mean code if it has one, otherwise to the
     generator's.
 
     Raises:
-        InputError: the encoder belongs to another generator.
+        InputError: the encoder's codes do not fit the generator.
     """
-    # An encoder of one w serves every generator of its W space.
+    # An encoder that outputs a single w fits every generator with the same W space.
     layers_fit = encoder.num_ws in (1, generator.num_ws)
     if not layers_fit or encoder.w_dim != generator.w_dim:
         raise InputError(
-            f"the encoder gives codes [{encoder.num_ws}, {encoder.w_dim}], the"
+            f"the encoder outputs codes [{encoder.num_ws}, {encoder.w_dim}] but the"
             f" generator takes [{generator.num_ws}, {generator.w_dim}];"
             " check config.networks.encoder"
         )
@@ -37,32 +42,37 @@ def make_encode(
     offset = jitted(encoder, lambda encoder, photo: encoder(photo))
 
     def encode(photo: np.ndarray) -> jax.Array:
-        w = w_avg + offset(photo)
+        w = offset(photo)
+        w = jnp.broadcast_to(w_avg, w.shape) + w
         return jnp.broadcast_to(w, (len(w), generator.num_ws, generator.w_dim))
 
     return encode
 
 
 def make_refine(
-    generator: nnx.Module, lpips: nnx.Module, line: int | None = None
+    generator: Generator, lpips: nnx.Module, console: Console
 ) -> Callable[[jax.Array, np.ndarray, int, float], jax.Array]:
-    """Returns a function (w, photo, steps, learning_rate) -> w.
+    """Returns a function (w, photo, steps, learning_rate) -> w that refines a code.
 
-    From the code `[1, L, D]` on, it looks for the one whose picture is nearest to the
-    photo `[1, H, W, 3]`: Adam on the whole W+ code, on LPIPS plus the mean squared
-    error. The best code on the way is returned, which may be the first. One that is
-    found so can lie where the generator has no faces: its neighbours say less about the
-    person than the encoder's. `line` is the terminal's, for the progress bar, where
-    others have some.
+    Starting from the code `[1, L, D]`, Adam optimises the whole W+ code to minimise
+    LPIPS plus mean squared error between the generated image and the photo
+    `[1, H, W, 3]`. The best code found is returned, possibly the initial one. Refined
+    codes may leave the face manifold, so their neighbourhood represents the person less
+    well than the neighbourhood of the encoder's code.
+
+    Args:
+        generator: the generator.
+        lpips: the LPIPS network.
+        console: shows the progress bar.
 
     Raises:
-        UnlearningError: from the function, where the first code's error is not finite.
+        UnlearningError: raised by the returned function if no error is finite.
     """
     graph, state = nnx.split((generator.synthesis, lpips))
 
     def error(w, state, photo):
         synthesis, distance = nnx.merge(graph, state)
-        image, _ = synthesis(w)
+        image = synthesize(synthesis, w).images
         return distance(image, photo)[0] + jnp.mean((image - photo) ** 2)
 
     @jax.jit
@@ -78,8 +88,8 @@ def make_refine(
     def refine(w, photo, steps, learning_rate):
         opt_state = optax.scale_by_adam().init(w)
         best = jnp.asarray(np.inf, jnp.float32), w
-        with console.bar("refining the inversion", "step", steps, line) as bar:
-            # One more, for a step's error is measured before it.
+        with console.bar("refining the inversion", "step", steps) as bar:
+            # One extra step, because each step measures the error before its update.
             for i in range(steps + 1):
                 w, best, opt_state = step(
                     w, best, opt_state, state, photo, learning_rate
@@ -88,7 +98,9 @@ def make_refine(
                     bar.update(i - bar.n)
                     bar.set_postfix(error=f"{float(best[0]):.4f}")
         if not np.isfinite(best[0]):
-            raise UnlearningError("refining the inversion: no error is finite")
+            raise UnlearningError(
+                "refining the inversion failed: the error is never finite"
+            )
         return best[1]
 
     return refine

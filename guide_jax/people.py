@@ -1,26 +1,24 @@
-"""Whom a run forgets: sampled people, photos, or folders of photos (section 4.1)."""
+"""Lists the people to forget: seeds, photos or folders of photos (section 4.1)."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
+from guide_jax.config_types import Source
 from guide_jax.errors import InputError
 from guide_jax.faces.photos import list_photos
 
-SCENARIOS = "random", "in_domain", "out_of_domain"
-
 
 class Person(NamedTuple):
-    """One person to be forgotten.
+    """One person to forget.
 
     Attributes:
-        name: of the person's folder and row; no two of a run have the same.
-        title: for captions.
-        seed: of a sampled person, else None.
-        photo: that the person is forgotten from, else None.
-        tests: other photos of the person, on which the forgetting is tested.
+        name: name of the person's folder and row, unique in a run.
+        title: text for captions.
+        seed: the seed of a sampled person; None if there is a photo.
+        photo: the photo from which the person is forgotten; None for a sampled person.
+        tests: other photos of the person, on which forgetting is tested.
     """
 
     name: str
@@ -30,28 +28,22 @@ class Person(NamedTuple):
     tests: tuple[Path, ...] = ()
 
 
-def listed(source: ConfigDict) -> list[Person]:
-    """Returns the people that `config.source` means, without reading their photos.
+def sampled(seed: int) -> Person:
+    """Returns the person that is sampled from a seed."""
+    return Person(f"seed_{seed}", f"seed {seed}", seed=seed)
+
+
+def list_people(source: Source) -> list[Person]:
+    """Returns the people of `config.source`, without reading their photos.
 
     Raises:
-        InputError: the scenario is unknown or does not fit the rest, there is no such
-            photo or folder, or nobody is in it.
+        InputError: the photo or folder does not exist, or the folder has no photos.
     """
-    scenario = source.scenario or ("in_domain" if source.image else "random")
-    if scenario not in SCENARIOS:
-        raise InputError(
-            f"config.source.scenario is {scenario!r}; known are {', '.join(SCENARIOS)}"
-        )
-    if (scenario == "random") == bool(source.image):
-        raise InputError(
-            "config.source.image names photos, but the scenario is 'random'"
-            if source.image
-            else f"the scenario {scenario!r} needs photos: set --config.source.image"
-        )
-    if scenario == "random":
-        return _sampled(source)
+    if source.scenario == "random":
+        seeds = source.seeds or range(source.seed, source.seed + source.count)
+        return [sampled(seed) for seed in dict.fromkeys(seeds)]
     path = Path(source.image)
-    if scenario == "out_of_domain":
+    if source.scenario == "out_of_domain":
         return _by_folder(path)
     if path.is_dir():
         photos = list_photos(path)
@@ -63,25 +55,12 @@ def listed(source: ConfigDict) -> list[Person]:
     return [Person(_names([Path(path.name)])[0], path.name, photo=path)]
 
 
-def _sampled(source: ConfigDict) -> list[Person]:
-    seeds = source.seeds or range(source.seed, source.seed + source.count)
-    wrong = [s for s in seeds if not isinstance(s, int) or not 0 <= s < 2**63]
-    if wrong or not seeds:
-        raise InputError(
-            f"config.source.seeds holds {wrong[0]!r}; whole numbers from 0 are seeds"
-            if wrong
-            else "config.source.count is 0; at least one person is needed"
-        )
-    unique = dict.fromkeys(seeds)
-    return [Person(f"seed_{seed}", f"seed {seed}", seed=seed) for seed in unique]
-
-
 def _by_folder(path: Path) -> list[Person]:
-    """Takes each sub-folder, or else the folder itself, for one person."""
+    """Treats each sub-folder, or the folder if it has none, as one person."""
     if not path.is_dir():
         raise InputError(
             f"{path}: no such folder; 'out_of_domain' takes a folder with several"
-            " photos of a person, or with a sub-folder for each person"
+            " photos of one person, or with a sub-folder for each person"
         )
     within = [photo.relative_to(path) for photo in list_photos(path)]
     folders = sorted(
@@ -92,9 +71,12 @@ def _by_folder(path: Path) -> list[Person]:
         empty = {x.name for x in path.iterdir() if x.is_dir()} - {
             x.name for x in folders
         }
-        for what, left_out in (("photos in no folder", loose), ("no photos in", empty)):
-            if left_out:
-                print(f"left out of {path}: {what}: {', '.join(sorted(left_out))}")
+        for what, names in (
+            ("photos outside any sub-folder", loose),
+            ("sub-folders without photos", empty),
+        ):
+            if names:
+                print(f"{path}: ignoring {what}: {', '.join(sorted(names))}")
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):
@@ -104,8 +86,8 @@ def _by_folder(path: Path) -> list[Person]:
     return people
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """Returns a name that is fit for a folder for each path, no two the same."""
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns a unique folder name for each path."""
     stems = [re.sub(r"[^\w.-]+", "_", str(path.with_suffix(""))) for path in paths]
     whole = [re.sub(r"[^\w.-]+", "_", str(path)) for path in paths]
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Where in latent space the forgotten person goes (paper, section 3.2)."""
+"""Target codes for the person to forget (paper, section 3.2)."""
 
 from collections.abc import Callable
 
@@ -7,22 +7,26 @@ import jax.numpy as jnp
 
 
 def extra(w_u: jax.Array, w_avg: jax.Array, distance: float) -> jax.Array:
-    """Un-identifying face on latent space: past the mean, away from the person.
+    """Returns UFO (un-identifying face on latent space): beyond the mean code.
 
     Args:
-        w_u: the person's code `[1, L, D]`.
-        w_avg: mean w, `[D]` or `[1, L, D]`.
-        distance: d, how far beyond the mean, in the L2 norm of the whole `[1, L, D]`.
+        w_u: codes to forget `[P, L, D]`.
+        w_avg: mean code, `[D]`, `[L, D]` or `[1, L, D]`.
+        distance: d, each target's distance from the mean, away from the person, in the
+            L2 norm over `[L, D]`.
 
     Returns:
-        w_target `[1, L, D]`. NaN where w_u is w_avg: there is no direction to go.
+        w_target `[P, L, D]`. NaN where w_u equals w_avg, because the direction is
+        undefined.
     """
+    w_avg = jnp.broadcast_to(w_avg, w_u.shape)
     w_id = w_u - w_avg
-    return w_avg - distance * w_id / jnp.linalg.norm(w_id)
+    length = jnp.sqrt(jnp.sum(w_id**2, axis=(1, 2), keepdims=True))
+    return w_avg - distance * w_id / length
 
 
 def average(w_u: jax.Array, w_avg: jax.Array, distance: float) -> jax.Array:
-    """The paper's baseline: the mean face; `distance` is not used."""
+    """Returns the mean code, the paper's baseline target; `distance` is unused."""
     del distance
     return jnp.broadcast_to(w_avg, w_u.shape)
 
@@ -34,15 +38,15 @@ TARGETS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 
 
 def offsets(w_u: jax.Array, w_r: jax.Array, alpha: jax.Array) -> jax.Array:
-    """Steps from the person towards random latents, for the adjacency loss.
+    """Computes offsets from the person towards random latents, for the adjacency loss.
 
     Args:
-        w_u: the person's code `[1, L, D]`.
+        w_u: codes to forget, `[1, L, D]` or `[N, L, D]`.
         w_r: random latents `[N, L, D]`.
-        alpha: length of each step `[N]`, in the L2 norm of the whole `[L, D]`.
+        alpha: offset lengths `[N]`, in the L2 norm over `[L, D]`.
 
     Returns:
-        The steps delta `[N, L, D]`.
+        The offsets delta `[N, L, D]`.
     """
     towards = w_r - w_u
     length = jnp.sqrt(jnp.sum(towards**2, axis=(1, 2), keepdims=True))

@@ -1,21 +1,67 @@
-"""Test-wide settings: eight devices, full precision, programs compiled once."""
+"""Test-wide settings: eight devices, full precision, strict types, one cache."""
 
 import atexit
+import functools
+import gc
 import os
 import shutil
 import tempfile
 
-# Before JAX looks: it takes the CPU for so many devices.
+# Must be set before JAX starts, which then splits the CPU into eight devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+# Many tests compile the same programs: all processes of a session share one cache.
+# pytest-xdist's workers and the programs that tests start inherit these variables.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 import jax
+import jaxtyping
+import optax
+import pytest
+
+# Checks the shape annotations. Must run before these modules are imported.
+jaxtyping.install_import_hook(
+    ["guide_jax.models", "guide_jax.training.losses"], "beartype.beartype"
+)
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Broadcasts across ranks and dtype promotions must be written out.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# The same small networks are compiled again and again; here the same program only once.
-_cache = tempfile.mkdtemp()
-atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _cache)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+def _promoting(function):
+    """Wraps a function to run with JAX's usual dtype promotion."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+# Two functions of Optax combine a Python float with an integer step count, which strict
+# promotion refuses: Adam's bias correction (`decay**count`) and the cosine schedule.
+optax.tree.bias_correction = _promoting(optax.tree.bias_correction)
+_cosine_schedule = optax.warmup_cosine_decay_schedule
+optax.warmup_cosine_decay_schedule = functools.wraps(_cosine_schedule)(
+    lambda *args, **kwargs: _promoting(_cosine_schedule(*args, **kwargs))
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_memory(request):
+    """Frees a module's networks and compiled programs when its tests are done."""
+    yield
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    jax.clear_caches()
+    gc.collect()

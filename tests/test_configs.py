@@ -1,32 +1,31 @@
-"""Configs are checked; what a run does with them is seen in test_session.py."""
+"""Validation of the configs; experiment/test_unlearn.py tests how a run uses them."""
 
 import jax
 import pytest
 
 from configs import default, demo, demo_128, ffhq, mobile_ffhq
+from guide_jax.config import read
+from guide_jax.config_types import LossWeights, PairWeights, Sampling
 from guide_jax.errors import InputError
-from guide_jax.experiment import from_config
-from guide_jax.experiment import run as experiment
-from guide_jax.training.losses import LossWeights, PairWeights
-from guide_jax.training.step import Draws
+from guide_jax.experiment import modes as experiment
 
 
-def test_default_settings_are_the_paper_s():
+def test_default_settings_match_the_paper():
     config = default.get_config()
     assert (config.steps, config.target.name, config.target.distance) == (
         1000, "extra", 30.0
     )  # fmt: skip
     assert config.optimizer.learning_rate == 1e-4
-    assert from_config.pair_weights(config.loss.local) == PairWeights()
-    assert from_config.pair_weights(config.loss.adjacency) == PairWeights()
-    assert config.loss.global_.weight == LossWeights().global_
-    assert from_config.draws(config.loss) == Draws()
+    training = read(config).training
+    pair = PairWeights(mse=1e-2, lpips=1.0, identity=0.1, total=1.0)
+    assert training.weights == LossWeights(pair, pair, 1.0)
+    assert training.sampling == Sampling(2, 2, alpha_max=15.0, psi=1.0)
 
 
 @pytest.mark.parametrize("module", [default, demo, demo_128, ffhq, mobile_ffhq])
-def test_configs_pass_their_check_and_keep_the_default_s_fields(module):
+def test_configs_are_valid_and_have_the_default_fields(module):
     config = module.get_config()
-    experiment.check(config)
+    read(config)
 
     def fields(config):
         tree = config.to_dict()
@@ -44,11 +43,11 @@ def test_configs_pass_their_check_and_keep_the_default_s_fields(module):
         ("seed", 2**64, "below 2**63"),
     ],
 )
-def test_numbers_that_no_run_can_have_are_refused(field, value, message):
+def test_invalid_numbers_are_rejected(field, value, message):
     config = default.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError) as caught:
-        experiment.check(config)
+        read(config)
     assert f"config.{field} is" in str(caught.value)
     assert message in str(caught.value)
 
@@ -56,14 +55,14 @@ def test_numbers_that_no_run_can_have_are_refused(field, value, message):
 def test_a_weight_may_be_negative():
     config = default.get_config()
     config.loss.global_.weight = -1.0
-    experiment.check(config)
+    read(config)
 
 
-def test_whatever_the_training_s_precision_all_else_is_float32(monkeypatch, tmp_path):
-    seen = []
+def test_everything_but_training_runs_in_full_float32(monkeypatch, tmp_path):
+    precisions = []
 
     def load(config):
-        seen.append(jax.config.jax_default_matmul_precision)
+        precisions.append(jax.config.jax_default_matmul_precision)
         raise InputError("enough")
 
     monkeypatch.setattr(experiment, "load_networks", load)
@@ -74,4 +73,4 @@ def test_whatever_the_training_s_precision_all_else_is_float32(monkeypatch, tmp_
         pytest.raises(InputError, match="enough"),
     ):
         experiment.run(config, tmp_path)
-    assert seen == ["highest"]
+    assert precisions == ["highest"]

@@ -1,4 +1,4 @@
-"""main.py from outside: what it writes, and how it answers to mistakes."""
+"""main.py run as a user does: the files that it writes, and how it reports mistakes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from PIL import Image
 import main
 from configs import demo, ffhq
 from guide_jax.errors import UnlearningError
-from guide_jax.experiment import session
+from guide_jax.experiment import evaluate
 from guide_jax.storage.network_file import load_network, save_network
 from guide_jax.training import trainer
 
@@ -30,7 +30,7 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Returns role -> file of tiny networks; LPIPS is the bundle's."""
+    """Returns the files of tiny networks by role; LPIPS comes from the bundle."""
     folder = tmp_path_factory.mktemp("networks")
     made = {
         "generator": tiny.mobile(),
@@ -51,14 +51,14 @@ def photo(tmp_path):
     return tmp_path / "face.png"
 
 
-def program(*args, cwd):
-    """Runs main.py as a person does."""
+def program(*args, cwd, **environment):
+    """Runs main.py in its own process, as a user does."""
     return subprocess.run(
         [sys.executable, ROOT / "main.py", *args],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | environment,
         timeout=300,
     )
 
@@ -67,9 +67,7 @@ def program(*args, cwd):
 
 
 @pytest.mark.slow
-def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
-    tmp_path, networks, photo
-):
+def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, photo):
     workdir = tmp_path / "deep" / "work"
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
     settings += ["--config.steps=3", "--config.optimizer.learning_rate=0.01"]
@@ -93,17 +91,19 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     assert not any("noise_const" in name for name in changed)
 
     results = json.loads((workdir / "results.json").read_text())
-    assert results["people_kept"] == 3
     assert results["config"]["steps"] == 3
-    assert results["lpips_person"] > 1e-4
-    assert "inversion" not in results
+    (person,) = results["people"]
+    measures = person["measures"]
+    assert measures["people_kept"] == 3
+    assert measures["lpips_person"] > 1e-4
+    assert "inversion" not in person
     for name in ("id_kept", "lpips_kept", "lpips_person", "id_strangers"):
-        assert np.isfinite(results[name])
-        assert f"{results[name]:.3f}" in done.stdout
+        assert np.isfinite(measures[name])
+        assert f"{measures[name]:.3f}" in done.stdout
     with Image.open(workdir / "before_after.png") as image:
         assert image.width == 8 + 3 * 200  # before, after, target
 
-    # Again, with a photo, and one step.
+    # Run again, with a photo and one step.
     again = [f"--config.source.image={photo}", "--config.steps=1"]
     again = [f"--workdir={workdir}", *settings, *again]
     done = program(*again, cwd=tmp_path)
@@ -111,23 +111,24 @@ def test_a_run_and_a_photo_s_run_after_it_into_the_same_folder(
     assert {path.name for path in workdir.iterdir()} == WRITTEN
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
     results = json.loads((workdir / "results.json").read_text())
-    assert results["inversion"].keys() == {"id", "lpips"}
+    assert results["people"][0]["inversion"].keys() == {"id", "lpips"}
     with Image.open(workdir / "before_after.png") as image:
-        assert image.width == 8 + 4 * 200  # and the photo itself
+        assert image.width == 8 + 4 * 200  # plus the photo
     replaced = tiny.flat(load_network(workdir / "generator"))
     assert any(np.any(replaced[name] != after[name]) for name in after)
 
 
-@pytest.mark.slow
-def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
+@pytest.mark.full
+def test_a_run_killed_three_times_produces_the_same_table(tmp_path, networks):
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
     settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=3"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
-    done = program("--workdir=whole", *settings, cwd=tmp_path)
+    own = {"JAX_COMPILATION_CACHE_DIR": ""}  # not the cache that the tests share
+    done = program("--workdir=whole", *settings, cwd=tmp_path, **own)
     assert done.returncode == 0, done.stderr
     compiled = set((tmp_path / "runs/cache/programs").glob("*-cache"))
     assert compiled
-    # In a training; with a generator stored, not measured; between two people.
+    # During training; after a generator is stored but not measured; between people.
     for file in (
         "seed_0/.checkpoint", "seed_1/generator", "seed_2"
     ):  # fmt: skip
@@ -136,7 +137,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | own,
         )
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "people" / file).exists():
@@ -146,9 +147,9 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
         killed.kill()
         killed.wait()
         assert not (tmp_path / "killed" / "people/seed_2/results.json").exists()
-    done = program("--workdir=killed", *settings, cwd=tmp_path)
+    done = program("--workdir=killed", *settings, cwd=tmp_path, **own)
     assert done.returncode == 0, done.stderr
-    assert "seed 0 is done already" in done.stdout
+    assert "seed 0 is already done" in done.stdout
     whole, killed = (
         (tmp_path / name / "results.csv").read_bytes() for name in ("whole", "killed")
     )
@@ -174,7 +175,7 @@ def test_a_run_killed_three_times_ends_in_the_same_table(tmp_path, networks):
         (["steps=5"], "unknown argument 'steps=5'; settings look like --config.st"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(tmp_path, args, message):
+def test_command_line_mistakes_give_a_one_line_error(tmp_path, args, message):
     (tmp_path / "text.txt").write_text("not a config\n")
     done = program(*args, cwd=tmp_path)
     assert done.returncode == 2
@@ -185,14 +186,14 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path, args, message):
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_help_explains_itself(tmp_path):
+def test_help_explains_the_program_and_its_flags(tmp_path):
     done = program("--help", cwd=tmp_path)
     assert done.stderr == ""
     for part in ("Makes a face generator forget", "--config:", "--workdir:"):
         assert part in done.stdout
 
 
-# Mistakes in what the settings say ----------------------------------------------------
+# Mistakes in the settings -------------------------------------------------------------
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         assert ended.value.code == code
         assert code == 1 or set(tmp_path.rglob("*")) == before  # nothing was written
         out, err = capsys.readouterr()
-        assert code == 1 or out == ""  # a training had begun
+        assert code == 1 or out == ""  # 1: training had started
         lines = err.splitlines()
         assert code == 1 or lines[0].startswith("error: ")
         return lines
@@ -230,14 +231,14 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
     [
         ({"source.image": "none.jpg"}, "none.jpg: no such photo"),
         ({"source.image": "empty"}, "empty: no photos in it (.jpg, .jpeg, .png"),
-        ({"source.scenario": "x"}, "config.source.scenario is 'x'; known are random"),
-        ({"source.scenario": "in_domain"}, "'in_domain' needs photos: set --config"),
-        ({"source.scenario": "random", "source.image": "text.txt"}, "but the scenario"),
+        ({"source.scenario": "x"}, "config.source.scenario is 'x'; choose one"),
+        ({"source.scenario": "in_domain"}, "'in_domain', which needs photos"),
+        ({"source.scenario": "random", "source.image": "text.txt"}, "is 'random'"),
         ({"source.scenario": "out_of_domain", "source.image": "text.txt"},
          "text.txt: no such folder; 'out_of_domain' takes a folder"),
         ({"source.count": 0}, "config.source.count is 0; at least one person"),
-        ({"source.seeds": (1, -2)}, "config.source.seeds holds -2; whole numbers"),
-        ({"source.image": "text.txt"}, "text.txt: not an image that can be read"),
+        ({"source.seeds": (1, -2)}, "config.source.seeds holds -2; seeds are whole"),
+        ({"source.image": "text.txt"}, "text.txt: not a readable image"),
         ({"networks.generator.path": "none.npz"}, "'none.npz': no such network; check"
          " --config.networks.generator.path"),
         ({"networks.judge.path": "demo:none.npz"}, "'demo:none.npz': no such network"),
@@ -246,22 +247,22 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"networks.generator.path": "16.npz"}, "16x16 images are too small for LPIPS"),
         ({"networks.generator.path": "cut.npz"}, "cut.npz: not a"),
         ({"networks.generator.path": "flipped.npz"}, "flipped.npz: not a"),
-        ({"compute": "float16"}, "config.compute is 'float16'; known are float32, bfl"),
-        ({"precision": "tf32"}, "config.precision is 'tf32'; known are default, high"),
+        ({"compute": "float16"}, "config.compute is 'float16'; choose one of f"),
+        ({"precision": "tf32"}, "config.precision is 'tf32'; choose one of d"),
         ({"loss.lpips_resolution": 24}, "config.loss.lpips_resolution is 24; it must"),
         ({"loss.lpips_resolution": 16}, "16x16 images are too small for LPIPS"),
-        ({"target.name": "mean"}, "config.target.name is 'mean'; known are average, e"),
+        ({"target.name": "mean"}, "config.target.name is 'mean'; choose one of a"),
         ({"steps": -1}, "config.steps is -1; it must not be negative"),
         ({"source.seed": -1}, "config.source.seed is -1"),
         ({"loss.adjacency.count": -1}, "config.loss.adjacency.count is -1"),
-        ({"evaluate.others": 1}, "config.evaluate.others is 1; at least 2"),
+        ({"evaluate.others": 1}, "config.evaluate.others is 1; it must be at least 2"),
         ({"evaluate.shown": 4}, "evaluate.shown (4)"),
         ({"optimizer.learning_rate": 0.0}, "learning_rate is 0; it must be above 0"),
         ({"networks.judge.path": "demo:lpips_alex.npz"}, "is a lpips network, but"),
-        ({"source.psi": 0.0}, "the person's code is the mean w itself"),
+        ({"source.psi": 0.0}, "the person's code equals the mean code"),
     ],
 )  # fmt: skip
-def test_wrong_settings_are_one_line_and_write_nothing(
+def test_wrong_settings_give_a_one_line_error_and_write_nothing(
     mistake, tmp_path, networks, changes, message
 ):
     whole = networks["generator"].read_bytes()
@@ -276,54 +277,59 @@ def test_wrong_settings_are_one_line_and_write_nothing(
     assert message in line
 
 
-def test_encoder_of_another_generator_is_one_line(mistake, networks, photo):
+def test_an_encoder_for_another_generator_gives_a_one_line_error(
+    mistake, networks, photo
+):
     other = networks["encoder"].with_name("other_encoder.npz")
     changes = {"networks.encoder.path": str(other), "source.image": str(photo)}
     (line,) = mistake(changes)
-    assert "the encoder gives codes [5, 7], the generator takes [8, 7]" in line
+    assert "the encoder outputs codes [5, 7] but the generator takes [8, 7]" in line
 
 
-def test_folder_that_cannot_take_results_is_found_before_the_training(
-    mistake, tmp_path
-):
+def test_an_unusable_results_folder_is_reported_before_training(mistake, tmp_path):
     (tmp_path / "work" / "generator").mkdir(parents=True)
     (line,) = mistake({})
-    assert line.startswith(f"error: no results can go to {tmp_path / 'work'} (")
+    assert line.startswith(f"error: cannot write results to {tmp_path / 'work'} (")
     (tmp_path / "work" / "generator").rmdir()
     (tmp_path / "work").rmdir()
     (tmp_path / "work").write_text("a file")
     (line,) = mistake({})
-    assert "no results can go to" in line
+    assert "cannot write results to" in line
 
 
-def test_a_picture_that_has_no_place_is_found_before_the_training(mistake, tmp_path):
+def test_a_folder_in_place_of_an_image_is_reported_before_training(mistake, tmp_path):
     (tmp_path / "work" / "before_after.png").mkdir(parents=True)
     (line,) = mistake({})
     assert "before_after.png is a folder there" in line
 
 
-def test_measures_that_are_not_finite_are_one_line(mistake, tmp_path, monkeypatch):
+def test_non_finite_measures_give_a_one_line_error(mistake, tmp_path, monkeypatch):
+    broken = {"id": float("nan"), "no_face": 3}
     monkeypatch.setattr(
-        session.Evaluator, "compare", lambda *_: {"id": float("nan"), "no_face": 3}
+        evaluate.Evaluator,
+        "compare",
+        lambda *_: {"measures": broken, "judges": {}},
     )
     lines = mistake({"steps": 1}, code=1)
     (line,) = [line for line in lines if line.startswith("error")]
-    assert "its measures are not finite: {'id': nan, 'no_face': 3}" in line
+    assert "measures are not finite: {'id': nan, 'no_face': 3}" in line
     left = {path.name for path in (tmp_path / "work").iterdir()}
     assert left == {"generator", "codes.npz", "metrics.jsonl"}
 
 
-def test_a_loss_of_nan_is_one_line_and_exit_code_1(mistake, tmp_path, monkeypatch):
+def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
+    mistake, tmp_path, monkeypatch
+):
     def fail(*args, **kwargs):
         raise UnlearningError("the loss is nan at step 0")
 
-    monkeypatch.setattr(trainer.Unlearner, "__call__", fail)
+    monkeypatch.setattr(trainer.Trainer, "__call__", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
     files = {path.name for path in (tmp_path / "work").iterdir()}
     assert files == set()
 
 
-def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeypatch):
+def test_a_failed_run_leaves_earlier_results_alone(mistake, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     for name in ("metrics.jsonl", "results.json", "before_after.png"):
@@ -333,13 +339,13 @@ def test_a_failed_run_leaves_an_earlier_one_s_results(mistake, tmp_path, monkeyp
         on_step(0, {"total": 1.0})
         raise UnlearningError("the loss is nan at step 1")
 
-    monkeypatch.setattr(trainer.Unlearner, "__call__", fail)
+    monkeypatch.setattr(trainer.Trainer, "__call__", fail)
     mistake({}, code=1)
     for name in ("metrics.jsonl", "results.json", "before_after.png"):
         assert (work / name).read_text() == "earlier"
 
 
-def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
+def test_ffhq_without_weights_says_how_to_get_them_all(mistake):
     config = ffhq.get_config()
     lines = mistake({}, config)
     assert "6 converted networks of config 'ffhq' are missing" in lines[0]
@@ -360,7 +366,7 @@ def test_ffhq_without_weights_says_how_to_get_all_of_them(mistake):
 # The library --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["guide_jax", "guide_jax.experiment.run"])
+@pytest.mark.parametrize("module", ["guide_jax", "guide_jax.experiment.modes"])
 def test_library_imports_neither_torch_nor_tensorflow(module):
     code = (
         f"import sys, {module}\n"

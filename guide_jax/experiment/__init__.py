@@ -1,1 +1,1 @@
-"""What main.py runs: a module for each mode, and workers for many people."""
+"""What main.py runs: a module for each mode, and workers for several people."""

@@ -1,121 +1,111 @@
-"""Pictures of a stored generator: images, a grid, a walk through latent space."""
+"""`--mode=render`: renders images, a grid and a latent walk of a stored generator."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flax import nnx
-from ml_collections import ConfigDict
 from PIL import Image
-from tqdm import tqdm
 
+from guide_jax.config_types import Config
+from guide_jax.console import Console
 from guide_jax.errors import InputError
-from guide_jax.faces import photos
-from guide_jax.storage.locate import KINDS, jitted, locate, make_mapping
+from guide_jax.faces.photos import to_uint8
+from guide_jax.models.generator import Generator, ImagePass, make_mapping, z_of_seed
+from guide_jax.storage.locate import KINDS, locate
 from guide_jax.storage.network_file import load_network
+from guide_jax.storage.run_folder import GENERATOR, RENDER
 
-KNOWN = "images", "grid", "walk"
-FOLDER = "render"
-FRAME_MS = 40  # of the walk's animation
+FRAME_MS = 40  # duration of a frame of the walk, in milliseconds
 
 
-def render(config: ConfigDict, workdir: Path) -> list[Path]:
-    """Makes pictures of the people of seeds, by one generator.
+def render(config: Config, workdir: Path) -> dict[str, list[str]]:
+    """Renders the people of consecutive seeds.
 
     Args:
-        config: `config.render` and `config.source.psi`, as `configs/default.py`
-            describes them.
-        workdir: the pictures go to `workdir/render`; unless the config names another
-            generator, it is the one stored in this folder.
+        config: the run's settings, of which `config.render` and `config.source.psi` are
+            used.
+        workdir: images are written to `workdir/render`. Unless the config names another
+            generator, the one stored in this folder is used.
 
     Returns:
-        The files: `images/seed_N.png`, `grid.png`, `walk.webp` (an animation from
-        person to person and back to the first).
+        "files": the paths of `images/seed_N.png`, `grid.png` and `walk.webp` (an
+        animation from person to person and back to the first).
 
     Raises:
-        InputError: there is no such generator, or nothing to do.
+        InputError: the network does not exist or is not a generator.
     """
     settings = config.render
-    unknown = [what for what in settings.what if what not in KNOWN]
-    if unknown or not settings.what:
-        raise InputError(
-            f"config.render.what is {settings.what}; known are {', '.join(KNOWN)}"
-        )
-    if settings.count < 1 or settings.frames < 1:
-        raise InputError(
-            "config.render.count and config.render.frames have to be above 0"
-        )
-    generator = _generator(settings.generator, workdir)
+    generator = _load(settings.generator, workdir)
     seeds = range(settings.seed, settings.seed + settings.count)
-    w = _codes(generator, seeds, config.source.psi)
-    show = jitted(generator.synthesis, lambda synthesis, w: synthesis(w)[0])
-    folder = workdir / FOLDER
+    z = np.concatenate([z_of_seed(seed, generator.z_dim) for seed in seeds])
+    w = np.asarray(make_mapping(generator, config.source.psi)(z))
+    show = ImagePass(generator, 1)
+    folder = workdir / RENDER
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     if {"images", "grid"} & set(settings.what):
-        pictures = list(_pictures(show, w, "pictures"))
+        images = list(_images(show, generator, w, "images"))
     if "images" in settings.what:
         (folder / "images").mkdir(exist_ok=True)
-        for seed, picture in zip(seeds, pictures, strict=True):
+        for seed, image in zip(seeds, images, strict=True):
             written.append(folder / "images" / f"seed_{seed}.png")
-            picture.save(written[-1])
+            image.save(written[-1])
     if "grid" in settings.what:
         written.append(folder / "grid.png")
-        grid(pictures).save(written[-1])
+        grid(images).save(written[-1])
     if "walk" in settings.what:
         written.append(folder / "walk.webp")
-        first, *rest = _pictures(show, walk(w, settings.frames), "walk")
+        first, *rest = _images(show, generator, walk(w, settings.frames), "walk")
         first.save(
             written[-1], save_all=True, append_images=rest, duration=FRAME_MS, loop=0
         )
-    print(f"{len(written)} files are in {folder}")
-    return written
+    Console().say(f"{len(written)} files are in {folder}")
+    return {"files": [str(path) for path in written]}
 
 
 def walk(w: np.ndarray, frames: int) -> np.ndarray:
-    """Returns codes on the straight lines from each to the next and back to the first.
+    """Interpolates linearly from each code to the next and from the last to the first.
 
     Args:
-        w: `[N, L, D]`.
-        frames: codes for each of the N lines, with its beginning and without its end.
+        w: codes `[N, L, D]`.
+        frames: number of codes on each of the N lines, including its start but not its
+            end.
 
     Returns:
-        `[N * frames, L, D]`.
+        Codes `[N * frames, L, D]`.
     """
     share = (np.arange(frames) / frames).astype(w.dtype)[:, None, None]
     lines = [a + share * (b - a) for a, b in zip(w, np.roll(w, -1, 0), strict=True)]
     return np.concatenate(lines)
 
 
-def grid(pictures: list[Image.Image]) -> Image.Image:
-    """Returns pictures of one size beside and below each other, nearly a square."""
-    columns = int(np.ceil(np.sqrt(len(pictures))))
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
+def grid(images: list[Image.Image]) -> Image.Image:
+    """Arranges images of one size in a nearly square grid."""
+    columns = int(np.ceil(np.sqrt(len(images))))
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
     return sheet
 
 
-def _generator(path: str, workdir: Path) -> nnx.Module:
-    place = locate(path) if path else workdir / "generator"
+def _load(path: str, workdir: Path) -> Generator:
+    place = locate(path) if path else workdir / GENERATOR
     try:
-        generator = load_network(place)
+        generator: Any = load_network(place)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(f"{error}; check --config.render.generator") from error
     if generator.kind not in KINDS["generator"]:
-        raise InputError(
-            f"{place}: a {generator.kind} network, which makes no pictures"
-        )
+        raise InputError(f"{place}: a {generator.kind} network is not a generator")
     return generator
 
 
-def _codes(generator: nnx.Module, seeds: range, psi: float) -> np.ndarray:
-    z = np.concatenate([photos.z_of_seed(seed, generator.z_dim) for seed in seeds])
-    return np.asarray(make_mapping(generator, psi)(z))
-
-
-def _pictures(show, w: np.ndarray, label: str) -> Iterator[Image.Image]:
-    for i in tqdm(range(len(w)), desc=label, unit="picture"):
-        yield Image.fromarray(photos.to_uint8(np.asarray(show(w[i : i + 1])))[0])
+def _images(
+    show: ImagePass, generator: Generator, w: np.ndarray, label: str
+) -> Iterator[Image.Image]:
+    with Console().bar(label, "image", len(w)) as bar:
+        for i in range(len(w)):
+            yield Image.fromarray(to_uint8(show(generator, w[i : i + 1]))[0])
+            bar.update()

@@ -1,60 +1,75 @@
-"""People side by side: each device does the whole work of one, and then of the next."""
+"""Processes people in parallel: each device works on one person at a time."""
 
 import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
-from flax import nnx
-from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from guide_jax.experiment.session import Session
+from guide_jax.config_types import Config
+from guide_jax.console import Console
 from guide_jax.people import Person
+from guide_jax.storage.locate import Networks
 from guide_jax.storage.run_folder import PersonFolder
-from guide_jax.training.sharding import Team, place_on
+from guide_jax.training.sharding import DeviceGroup
 
 
 class UnusableError(Exception):
-    """A worker that can't work; its `__cause__` says why."""
+    """A worker cannot be used; the `__cause__` says why."""
+
+
+class PersonJob(Protocol):
+    """What a mode does for each person; see `unlearn.UnlearnJob`."""
+
+    def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
+        """Processes a person; returns the person's entry in results.json."""
+        ...
+
+    def close(self) -> None:
+        """Lets the other processes end."""
+        ...
 
 
 Item = TypeVar("Item")
+MakeJob = Callable[[Config, Networks, DeviceGroup, Console], PersonJob]
+Worker = Callable[[Person, PersonFolder], dict[str, Any]]
 _NAME, _END = "guide_jax worker", object()
-# (person, folder, mode) -> results
-Worker = Callable[[Person, PersonFolder, str], dict]
 
 
 def worker_on(
-    line: int, device: jax.Device, config: ConfigDict, networks: dict[str, nnx.Module]
+    position: int,
+    device: jax.Device,
+    config: Config,
+    networks: Networks,
+    make_job: MakeJob,
 ) -> Worker:
-    """Returns what does a person's work on a device, and on that alone.
+    """Returns a worker that processes people on one device.
 
     Args:
-        line: of the terminal, for the progress bars.
-        device: where.
-        config: the run's.
-        networks: of the run; the device gets a copy when its first person begins.
+        position: line of its progress bar on the terminal.
+        device: the device.
+        config: the run's settings.
+        networks: the run's networks, copied to the device when its first person starts.
+        make_job: creates the mode's job.
     """
-
-    def say(text: str) -> None:
-        tqdm.write(f"[{device}] {text}")
+    console = Console(position, f"[{device}] ")
 
     @functools.cache
-    def session() -> Session:
-        mine = {role: place_on(device, network) for role, network in networks.items()}
-        return Session(config, mine, team=Team([device]), line=line, say=say)
+    def job() -> PersonJob:
+        return make_job(
+            config, networks.on_device(device), DeviceGroup([device]), console
+        )
 
-    def work(person: Person, folder: PersonFolder, mode: str) -> dict:
-        # Both are a thread's own: what the main thread has set isn't set here.
+    def work(person: Person, folder: PersonFolder) -> dict[str, Any]:
+        # Both settings are local to a thread.
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             try:
-                ready = session()
+                ready = job()
             except Exception as error:
                 raise UnusableError(device) from error
-            return ready.person(person, folder, mode)
+            return ready(person, folder)
 
     return work
 
@@ -62,16 +77,18 @@ def worker_on(
 def spread(
     items: Sequence[Item], workers: Sequence[Callable[[Item], Any]]
 ) -> Iterator[tuple[Item, Any]]:
-    """Hands items to workers, each of which takes the next one when it is free.
+    """Distributes items over workers; each takes the next item when it is free.
+
+    A worker that raises UnusableError is retired and its item requeued. If none is
+    left, every remaining item gets that error's cause.
 
     Args:
-        items: in the order in which they begin.
-        workers: each works in a thread of its own; a single one in this thread.
+        items: the items, in the order in which they start.
+        workers: each runs in its own thread; a single worker runs in this thread.
 
     Yields:
-        Each item with its result, or with the Exception that it ended in; in the order
-        in which they end. After an `UnusableError` a worker takes no more, and
-        another one its item; the last one's error is that of all that are left.
+        Each item with its result, or with the exception that it raised, in the order of
+        completion.
     """
     if len(workers) == 1:
         for item in items:
@@ -98,12 +115,11 @@ def spread(
                         waiting.put(item)
                         return
                 outcome = error.__cause__
-            # Whatever it is, it must not lose the others.
-            except Exception as error:
+            except Exception as error:  # any failure must leave the rest running
                 outcome = error
             ended.put((item, outcome))
 
-    # Daemons: whoever breaks the program off needn't wait for them.
+    # Daemon threads, so that an interrupted program does not wait for them.
     threads = [
         threading.Thread(target=work, args=(number,), name=_NAME, daemon=True)
         for number in range(len(workers))
@@ -116,13 +132,13 @@ def spread(
     finally:
         for _ in workers:
             waiting.put(_END)
-    # A thread that is still ending when the program does takes it down.
+    # The interpreter crashes if it exits while a thread is still ending.
     for thread in threads:
         thread.join()
 
 
-def at_work() -> bool:
-    """Says whether a thread of `spread` is there still."""
+def is_working() -> bool:
+    """Returns whether a thread of `spread` is running."""
     return any(thread.name == _NAME for thread in threading.enumerate())
 
 
@@ -131,6 +147,5 @@ def _outcome(worker: Callable[[Item], Any], item: Item) -> Any:
         return worker(item)
     except UnusableError as error:
         return error.__cause__
-    # Whatever it is, it must not lose the others.
-    except Exception as error:
+    except Exception as error:  # any failure must leave the rest running
         return error

@@ -1,1 +1,1 @@
-"""Photos of faces: reading, detecting, aligning."""
+"""Reads photos, detects faces and aligns them."""

@@ -1,19 +1,19 @@
-"""Brings a face to the place where networks expect it: ArcFace's crop, FFHQ's crop."""
+"""Aligns faces as networks expect them: ArcFace's crop and FFHQ's crop."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage  # JAX needs scipy, so it is there
+import scipy.ndimage  # installed with JAX, which requires scipy
 from PIL import Image
 
 from guide_jax.errors import InputError
 from guide_jax.faces.detect import MIN_FACE, detect
-from guide_jax.faces.photos import fit, read_image, to_uint8
+from guide_jax.faces.photos import fit, load_photo, read_image, to_uint8
 from guide_jax.models.mtcnn import MTCNN
 
-# Where ArcFace's crops of 112 x 112 pixels have the eyes, the nose and the mouth's
-# corners; pixel (0, 0) is the middle of the first pixel.
+# x and y of the left eye, right eye, nose and mouth corners in ArcFace's crops of
+# 112 x 112 pixels; (0, 0) is the centre of the first pixel.
 ARCFACE_SIZE = 112
 ARCFACE_POINTS = np.array(
     [
@@ -25,12 +25,13 @@ ARCFACE_POINTS = np.array(
     ]
 )
 ALIGNMENTS = ("none", "ffhq")
-SMALLEST_FACE = 32  # pixels; below, a photo shows a person too badly
-# How far a corner of FFHQ's crop may be from the photo's own, in parts of its side, in
-# a photo that counts as aligned.
+SMALLEST_FACE = 32  # pixels; smaller faces show a person too poorly
+# A photo counts as aligned if every corner of FFHQ's crop is at most this far from the
+# photo's corner, as a fraction of the photo's shorter side.
 ALIGNED = 0.12
-# No smaller faces are looked for than this part of a photo's shorter side: they are in
-# the background, and 12 megapixels take a third of the time and half the memory.
+# Faces smaller than this fraction of the photo's shorter side are not searched for,
+# because they are in the background. For 12 megapixels, this reduces detection to a
+# third of the time and half the memory.
 SMALLEST_PART = 1 / 60
 
 
@@ -39,7 +40,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         photo: `[1, size, size, 3]`, float32 RGB in [-1, 1].
-        note: a line for the user on what was done; empty if there is nothing to say.
+        note: a line that tells the user what was done, or an empty string.
     """
 
     photo: np.ndarray
@@ -49,47 +50,48 @@ class Prepared(NamedTuple):
 def prepare_photo(
     path: str | Path, mtcnn: MTCNN | None, size: int, align: str
 ) -> Prepared:
-    """Reads a photo and brings its largest face to where FFHQ has it.
+    """Reads a photo and aligns its largest face as in FFHQ.
 
     Args:
         path: an image file; see `guide_jax.faces.photos.read_image`.
-        mtcnn: finds faces; not used where `align` is "none".
+        mtcnn: the face detector; unused if `align` is "none".
         size: side of the result in pixels.
-        align: "none" for photos that are aligned already (the square in their middle
-            is taken), or "ffhq". A photo that "ffhq" would leave nearly as it is, is
-            taken as it is.
+        align: "none" for photos that are already aligned (takes the central square) or
+            "ffhq" (which also takes the central square if the photo's face is already
+            nearly where FFHQ's crop would place it).
 
     Raises:
-        InputError: the photo can't be read, shows no face or only one too small, there
-            is no such `align`, or no face detector where one is needed.
+        InputError: the photo can't be read, shows no face or only too small a face,
+            `align` is unknown, or there is no face detector for "ffhq".
     """
     if align not in ALIGNMENTS:
         known = " or ".join(map(repr, ALIGNMENTS))
-        raise InputError(f"no way {align!r} to align photos; choose {known}")
-    if align == "ffhq" and mtcnn is None:
+        raise InputError(f"unknown alignment {align!r}; use {known}")
+    if align != "none" and mtcnn is None:
         raise InputError(
-            f"{path}: to align photos a face detector is needed (convert MTCNN's three"
-            " files); or give aligned photos and choose to align 'none'"
+            f"{path}: aligning photos requires a face detector; convert MTCNN's three"
+            " files, or use aligned photos with --config.source.align=none"
         )
-    image = read_image(path)
     if align == "none":
-        return Prepared(fit(image, size), "")
+        return Prepared(load_photo(path, size), "")
+    image = read_image(path)
+    assert mtcnn is not None
     smallest = max(MIN_FACE, min(image.shape[:2]) * SMALLEST_PART)
     faces = detect(mtcnn, image, min_face=smallest)
     if not faces:
         raise InputError(
-            f"{path}: no face found; give a photo that shows one from the front, or an"
-            " aligned one and choose to align 'none'"
+            f"{path}: no face found; use a frontal photo, or an aligned photo with"
+            " --config.source.align=none"
         )
     face = faces[0]
     if face.side < SMALLEST_FACE:
         raise InputError(
-            f"{path}: the face in it is too small ({face.side:.0f} pixels, at least"
-            f" {SMALLEST_FACE} are needed); give a larger picture of it"
+            f"{path}: the face is too small ({face.side:.0f} pixels, minimum"
+            f" {SMALLEST_FACE}); use a larger photo"
         )
-    which = f"the largest of {len(faces)} faces" if len(faces) > 1 else "its face"
+    which = f"the largest of {len(faces)} faces" if len(faces) > 1 else "the face"
     if is_aligned(image, face.points):
-        note = f"{path}: {which} is where FFHQ has it; taken as it is"
+        note = f"{path}: {which} is already aligned as in FFHQ; photo used as it is"
         return Prepared(fit(image, size), note)
     left, top, right, bottom = np.rint(face.box).astype(int)
     note = (
@@ -99,11 +101,11 @@ def prepare_photo(
     try:
         return Prepared(align_ffhq(image, face.points, size)[None], note)
     except ValueError as error:
-        raise InputError(f"{path}: {which} can't be cut out ({error})") from error
+        raise InputError(f"{path}: {which} can't be cropped ({error})") from error
 
 
 def is_aligned(image: np.ndarray, points: np.ndarray) -> bool:
-    """Whether FFHQ's crop is nearly the whole picture [H, W, 3] already."""
+    """Returns whether FFHQ's crop already covers nearly the whole image [H, W, 3]."""
     H, W = image.shape[:2]
     quad = ffhq_quad(points)
     corners = np.array([[0, 0], [0, H], [W, H], [W, 0]]) - 0.5
@@ -113,23 +115,23 @@ def is_aligned(image: np.ndarray, points: np.ndarray) -> bool:
 def align_arcface(
     image: np.ndarray, points: np.ndarray, size: int = ARCFACE_SIZE
 ) -> np.ndarray:
-    """Cuts a face out as identity encoders are trained on it.
+    """Crops a face as in the training data of identity encoders.
 
-    The crop is turned, scaled and shifted so that `ARCFACE_POINTS`, taken to the photo,
-    come nearest to the face's points (least squares, in the photo's pixels, as
-    InsightFace_Pytorch does it). Pixels are interpolated linearly, so a large face
-    loses detail; outside the picture is black.
+    A similarity transform maps `ARCFACE_POINTS` as closely as possible to the face's
+    points (least squares in the photo's pixels, as in InsightFace_Pytorch). Pixels are
+    interpolated bilinearly without smoothing, so a large face loses detail; areas
+    outside the image are black.
 
     Args:
         image: [H, W, 3], uint8 or float in [-1, 1].
         points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
-        size: side of the result.
+        size: side of the result in pixels.
 
     Returns:
         [size, size, 3], float32 in [-1, 1].
 
     Raises:
-        ValueError: there are not five points.
+        ValueError: `points` is not of shape [5, 2].
     """
     points = _checked(points)
     x, y = (ARCFACE_POINTS * (size / ARCFACE_SIZE)).T
@@ -140,11 +142,11 @@ def align_arcface(
     )
     (a, b, c, d), *_ = np.linalg.lstsq(rows, points.T.ravel(), rcond=None)
     y, x = np.mgrid[:size, :size]
-    where = np.stack([a * y - b * x + d, a * x + b * y + c])  # [2, size, size]
+    rows_columns = np.stack([a * y - b * x + d, a * x + b * y + c])  # [2, size, size]
     pixels = image / 127.5 - 1 if image.dtype == np.uint8 else image
     channels = [
         scipy.ndimage.map_coordinates(
-            pixels[..., i], where, order=1, mode="grid-constant", cval=-1
+            pixels[..., i], rows_columns, order=1, mode="grid-constant", cval=-1
         )
         for i in range(3)
     ]
@@ -152,16 +154,16 @@ def align_arcface(
 
 
 def ffhq_quad(points: np.ndarray) -> np.ndarray:
-    """Returns where FFHQ's crop has its corners.
+    """Returns the corners of FFHQ's crop.
 
     Args:
         points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
 
     Returns:
-        [4, 2] float64: top left, bottom left, bottom right, top right.
+        [4, 2] float64 pixels: top left, bottom left, bottom right, top right.
 
     Raises:
-        ValueError: there are not five points, or they are all in one place.
+        ValueError: `points` is not of shape [5, 2], or all points coincide.
     """
     points = _checked(points)
     eyes, mouth = points[:2].mean(0), points[3:].mean(0)
@@ -169,11 +171,11 @@ def ffhq_quad(points: np.ndarray) -> np.ndarray:
     x = eye_to_eye - _quarter_turn(eye_to_mouth)
     length = max(np.hypot(*eye_to_eye) * 2.0, np.hypot(*eye_to_mouth) * 1.8)
     if not np.hypot(*x) > 0:
-        raise ValueError("the five points don't make a face")
+        raise ValueError("the five points do not form a face")
     x *= length / np.hypot(*x)
     y = _quarter_turn(x)
-    middle = eyes + eye_to_mouth * 0.1
-    return np.stack([middle - x - y, middle - x + y, middle + x + y, middle + x - y])
+    centre = eyes + eye_to_mouth * 0.1
+    return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
 
 
 def _quarter_turn(vector: np.ndarray) -> np.ndarray:
@@ -182,28 +184,28 @@ def _quarter_turn(vector: np.ndarray) -> np.ndarray:
 
 def _checked(points: np.ndarray) -> np.ndarray:
     if np.shape(points) != (5, 2):
-        raise ValueError(f"five points [5, 2] are needed, not {list(np.shape(points))}")
+        raise ValueError(f"points must be [5, 2], not {list(np.shape(points))}")
     return np.asarray(points, np.float64)
 
 
 def align_ffhq(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Cuts a face out as FFHQ was prepared.
+    """Crops a face as the FFHQ dataset was prepared.
 
-    FFHQ's preparation takes the eyes and the mouth's corners from 68 landmarks; here
-    they are the detector's five points, which moves the crop by some hundredths of its
-    side. The rest is as published: where the crop reaches beyond the picture, the
-    picture is mirrored, blurred and faded to its median colour.
+    FFHQ's preparation takes the eyes and mouth corners from 68 landmarks; this takes
+    them from the detector's five points, which shifts the crop by a few hundredths of
+    its side. The rest is as published: where the crop extends beyond the image, the
+    image is mirrored, blurred and faded to its median colour.
 
     Args:
         image: [H, W, 3], uint8 or float in [-1, 1].
         points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
-        size: side of the result.
+        size: side of the result in pixels.
 
     Returns:
-        [size, size, 3], float32 in [-1, 1], of 8-bit steps before the last resize.
+        [size, size, 3], float32 in [-1, 1], with 8-bit precision.
 
     Raises:
-        ValueError: there are not five points, or they are all in one place.
+        ValueError: `points` is not of shape [5, 2], or all points coincide.
     """
     quad = ffhq_quad(points)
     pixels = image if image.dtype == np.uint8 else to_uint8(image)
@@ -230,7 +232,7 @@ def align_ffhq(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
         before, after = np.maximum(before, least), np.maximum(after, least)
         picture, quad = _padded(picture, before, after, side * 0.02), quad + before
 
-    large = (4 * size, 4 * size)  # so that the quad's pixels are seen finely enough
+    large = (4 * size, 4 * size)  # supersampled, then reduced
     corners = (quad + 0.5).ravel().tolist()
     picture = picture.transform(
         large, Image.Transform.QUAD, corners, Image.Resampling.BILINEAR
@@ -240,19 +242,19 @@ def align_ffhq(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
 
 
 def _bounds(quad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the least whole pixels around a quad, x and y each."""
+    """Returns the lower and upper integer bounds of a quad, [x, y] each."""
     return np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
 
 
 def _padded(
     picture: Image.Image, before: np.ndarray, after: np.ndarray, blur: float
 ) -> Image.Image:
-    """Mirrors a picture outwards and lets it fade away.
+    """Pads an image with its reflection, blurred and faded to the median colour.
 
     Args:
-        picture: to be padded.
-        before: [2] pixels on the left and the top.
-        after: [2] pixels on the right and the bottom.
+        picture: the image to pad.
+        before: [2] padding on the left and at the top, in pixels.
+        after: [2] padding on the right and at the bottom, in pixels.
         blur: standard deviation of the blur, in pixels.
     """
     width = ((before[1], after[1]), (before[0], after[0]), (0, 0))
@@ -260,7 +262,7 @@ def _padded(
     depth = [
         1 - np.minimum(np.arange(n) / first, np.arange(n)[::-1] / last)
         for n, (first, last) in zip(x.shape[:2], width[:2], strict=True)
-    ]  # 1 at the edge, 0 where the picture begins, below 0 in it
+    ]  # 1 at the outer edge, 0 at the original image's edge, negative inside it
     depth = np.maximum(depth[0][:, None], depth[1])[..., None].astype(np.float32)
     x += (scipy.ndimage.gaussian_filter(x, (blur, blur, 0)) - x) * np.clip(
         depth * 3 + 1, 0, 1

@@ -1,7 +1,7 @@
-"""Finds faces in pictures with MTCNN, and five points in each.
+"""Detects faces with MTCNN, with five landmarks each.
 
-The networks run in JAX; what they say is sorted out in NumPy. Sizes, thresholds and
-the order of the steps are facenet-pytorch's, so its boxes and points come out.
+The networks run in JAX; NumPy processes their outputs. Sizes, thresholds and the order
+of the steps are facenet-pytorch's, so the boxes and points match its results.
 """
 
 import functools
@@ -17,22 +17,22 @@ from flax import nnx
 from guide_jax.models.mtcnn import CELL, MTCNN, STRIDE, ONet, RNet, proposals
 
 MIN_FACE = 20  # pixels
-THRESHOLDS = (0.6, 0.7, 0.7)  # scores in the three networks
-FACTOR = 0.709  # from one level of the pyramid to the next
-BATCH = 64  # crops that R-Net and O-Net get at once
-# Overlap above which the lower score goes: within a level, after P-Net and R-Net, and
-# after O-Net.
+THRESHOLDS = (0.6, 0.7, 0.7)  # minimum scores of P-Net, R-Net and O-Net
+FACTOR = 0.709  # scale from one pyramid level to the next
+BATCH = 64  # crops per batch of R-Net and O-Net
+# Overlap above which the box with the lower score is dropped: within a level, after
+# P-Net and R-Net, and after O-Net.
 LEVEL_OVERLAP, OVERLAP, LAST_OVERLAP = 0.5, 0.7, 0.7
 
 
 class Face(NamedTuple):
-    """One face. Pixel (0, 0) is the middle of the picture's first pixel.
+    """A detected face. Coordinates are pixels; (0, 0) is the first pixel's centre.
 
     Attributes:
-        box: left, top, right, bottom [4], float32; it may reach beyond the picture.
+        box: [4] float32: left, top, right, bottom; may extend beyond the image.
         score: from 0 to 1.
-        points: [5, 2] float32, x and y of the left eye, right eye, nose, left and right
-            corner of the mouth, left as one sees the picture.
+        points: [5, 2] float32: x and y of the left eye, right eye, nose, left and right
+            mouth corner, where left is the viewer's left.
     """
 
     box: np.ndarray
@@ -41,7 +41,7 @@ class Face(NamedTuple):
 
     @property
     def side(self) -> float:
-        """Side of a square as large as the box."""
+        """Side of a square with the box's area, in pixels."""
         left, top, right, bottom = self.box.tolist()
         return math.sqrt(max(0, right - left) * max(0, bottom - top))
 
@@ -54,24 +54,24 @@ def detect(
     thresholds: tuple[float, float, float] = THRESHOLDS,
     factor: float = FACTOR,
 ) -> list[Face]:
-    """Finds all faces.
+    """Detects all faces in an image.
 
     Args:
         mtcnn: the three networks.
         image: [H, W, 3] RGB, uint8 or float in [-1, 1].
-        min_face: side of the smallest face to look for, in pixels; the time grows with
-            the inverse of its square.
-        thresholds: scores that P-, R- and O-Net have to give.
-        factor: how much smaller each level of the pyramid is, below 1.
+        min_face: side of the smallest face to search for, in pixels; the time is
+            proportional to 1 / min_face**2.
+        thresholds: minimum scores of P-Net, R-Net and O-Net.
+        factor: scale from one pyramid level to the next, below 1.
 
     Returns:
-        The faces, the largest first.
+        The faces, largest first.
 
     Raises:
-        ValueError: the image has another shape.
+        ValueError: the image is not of shape [H, W, 3].
     """
     if np.ndim(image) != 3 or image.shape[2] != 3:
-        raise ValueError(f"one picture [H, W, 3] is needed, not {list(image.shape)}")
+        raise ValueError(f"image must be [H, W, 3], not {list(image.shape)}")
     sums = Sums(image)
     boxes = _propose(mtcnn, sums, min_face, thresholds[0], factor)
     boxes = _refine(mtcnn.rnet, sums, boxes, thresholds[1])
@@ -79,15 +79,15 @@ def detect(
 
 
 class Sums:
-    """A picture's sums over all rectangles at its corner: any box's mean is 4 reads.
+    """Summed-area table of an image, which gives the mean of any box from 4 reads.
 
     Attributes:
-        height: H.
-        width: W.
+        height: H, in pixels.
+        width: W, in pixels.
     """
 
     def __init__(self, image: np.ndarray):
-        """Takes [H, W, 3], uint8 or float in [-1, 1]."""
+        """Sums an image [H, W, 3], uint8 or float in [-1, 1]."""
         self.height, self.width = image.shape[:2]
         self._scale = 127.5 if image.dtype == np.uint8 else 1
         self._shift = 1 if image.dtype == np.uint8 else 0
@@ -97,21 +97,21 @@ class Sums:
         np.cumsum(inner, axis=1, out=inner)
 
     def resize(self, height: int, width: int) -> np.ndarray:
-        """Returns the whole picture in another size, [height, width, 3] float32."""
+        """Resizes the whole image to [height, width, 3], float32 in [-1, 1]."""
         whole = np.array([[0, 0, self.width, self.height]])
         return self.crops(whole, height, width)[0]
 
     def crops(self, boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Cuts parts out and brings them to one size by means over areas.
+        """Crops boxes and resizes them to a common size by area averaging.
 
         Pixel i of n is the mean from floor(i * side / n) to ceil((i + 1) * side / n),
-        which is PyTorch's `interpolate(mode="area")`.
+        as in PyTorch's `interpolate(mode="area")`.
 
         Args:
-            boxes: [N, 4] integers: left, top, right, bottom, within the picture, the
-                last two exclusive.
-            height: of the results.
-            width: of the results.
+            boxes: [N, 4] integers within the image: left, top, right, bottom, where
+                right and bottom are exclusive.
+            height: height of the results in pixels.
+            width: width of the results in pixels.
 
         Returns:
             [N, height, width, 3], float32 in [-1, 1].
@@ -129,13 +129,13 @@ class Sums:
 
 
 def _windows(start: np.ndarray, stop: np.ndarray, count: int):
-    """Returns where `count` windows from start to stop begin and end, [N, count]."""
+    """Returns the starts and ends [N, count] of `count` windows from start to stop."""
     i, side = np.arange(count), (stop - start)[:, None]
     first, last = i * side // count, -(-(i + 1) * side // count)
     return start[:, None] + first, start[:, None] + last
 
 
-# The networks' weights are arguments: one program serves all of a shape.
+# Weights are arguments, so that networks with equal shapes share a compiled program.
 @functools.partial(jax.jit, static_argnums=0)
 def _run(graph: nnx.GraphDef, state: nnx.State, *args: jax.Array):
     return nnx.merge(graph, state)(*args)
@@ -146,7 +146,7 @@ def _propose(
 ) -> np.ndarray:
     """Runs P-Net over the pyramid; returns boxes with scores [N, 5]."""
     split = nnx.split(mtcnn.pnet)
-    found = [np.zeros((0, 9), np.float32)]
+    proposed = [np.zeros((0, 9), np.float32)]
     for scale in scales(sums.height, sums.width, min_face, factor):
         H, W = int(sums.height * scale + 1), int(sums.width * scale + 1)
         level = np.zeros((1, bucket(H), bucket(W), 3), np.float32)
@@ -156,13 +156,14 @@ def _propose(
         scores, sides = np.asarray(scores)[part], np.asarray(sides)[part]
         row, column = np.nonzero(scores >= threshold)
         corner = np.stack([column, row, column, row], 1) * STRIDE  # [N, 4]
-        # In float32 as published: the floor goes by the last bit.
-        corner = (corner + np.float32([1, 1, CELL, CELL])).astype(np.float32)
+        # In float32 as published, because the floor depends on the last bit.
+        cell = np.array([1, 1, CELL, CELL], np.float32)
+        corner = (corner + cell).astype(np.float32)
         box = np.floor(corner / np.float32(scale))
         at = row, column
         boxes = np.concatenate([box, scores[at][:, None], sides[at]], 1)
-        found.append(boxes[suppress(boxes, LEVEL_OVERLAP)])
-    boxes = np.concatenate(found)
+        proposed.append(boxes[suppress(boxes, LEVEL_OVERLAP)])
+    boxes = np.concatenate(proposed)
     boxes = boxes[suppress(boxes, OVERLAP)]
     size = boxes[:, 2:4] - boxes[:, :2]
     boxes[:, :4] += boxes[:, 5:] * np.tile(size, 2)
@@ -170,7 +171,7 @@ def _propose(
 
 
 def scales(height: int, width: int, min_face: float, factor: float) -> Iterator[float]:
-    """Yields the pyramid's scales, from the one that shows `min_face` as a cell on."""
+    """Yields the pyramid's scales; the first shrinks `min_face` to P-Net's cell."""
     scale = CELL / min_face
     side = min(height, width) * scale
     while side >= CELL:
@@ -179,24 +180,24 @@ def scales(height: int, width: int, min_face: float, factor: float) -> Iterator[
 
 
 def bucket(side: int) -> int:
-    """Returns the side that a level is padded to: 12, 16, 24, 32, 48, 64, ...
+    """Returns the side to which a level is padded: 12, 16, 24, 32, 48, 64, ...
 
-    So the photos of one shape share the programs of their levels, however large.
+    Padding to few sizes lets photos of different sizes share compiled programs.
     """
     power = 1 << max(0, side - 1).bit_length()  # the next power of two
     return max(CELL, power * 3 // 4 if side <= power * 3 // 4 else power)
 
 
 def _refine(rnet: RNet, sums: Sums, boxes: np.ndarray, threshold: float) -> np.ndarray:
-    """Keeps the boxes [N, 5] that R-Net takes for faces, moved and squared again."""
-    boxes, sides = _look(rnet, sums, boxes, threshold)
+    """Returns the boxes [N, 5] that R-Net classifies as faces, adjusted and squared."""
+    boxes, sides = _classify(rnet, sums, boxes, threshold)
     keep = suppress(boxes, OVERLAP)
     return squared(_moved(boxes[keep], sides[keep]))
 
 
 def _finish(onet: ONet, sums: Sums, boxes: np.ndarray, threshold: float) -> list[Face]:
-    """Returns the faces among the boxes [N, 5], by O-Net."""
-    boxes, sides, points = _look(onet, sums, boxes, threshold)
+    """Returns the faces that O-Net finds among the boxes [N, 5], largest first."""
+    boxes, sides, points = _classify(onet, sums, boxes, threshold)
     size = boxes[:, 2:4] - boxes[:, :2] + 1
     points = points * size[:, None] + boxes[:, None, :2] - 1  # [N, 5, 2]
     boxes = _moved(boxes, sides)
@@ -207,23 +208,24 @@ def _finish(onet: ONet, sums: Sums, boxes: np.ndarray, threshold: float) -> list
     return sorted(faces, key=lambda face: -face.side)
 
 
-def _look(
+def _classify(
     net: RNet | ONet, sums: Sums, boxes: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, ...]:
-    """Shows the boxes [N, 5] to a network.
+    """Runs a network on the boxes [N, 5].
 
     Returns:
-        Those with a score above the threshold, with that score [n, 5]; and the
-        network's other outputs for them, [n, ...] each.
+        The boxes that score above the threshold, with their new scores [n, 5], and the
+        network's remaining outputs for them, [n, ...] each.
     """
-    # Boxes count pixels from 1.
+    # Box coordinates are 1-based.
     inner = np.trunc(boxes[:, :4]).astype(int)
     inner[:, :2] = np.maximum(inner[:, :2], 1) - 1
     inner[:, 2:] = np.minimum(inner[:, 2:], [sums.width, sums.height])
-    seen = (inner[:, 2:] > inner[:, :2]).all(1)
-    boxes, inner = boxes[seen], inner[seen]
+    visible = (inner[:, 2:] > inner[:, :2]).all(1)
+    boxes, inner = boxes[visible], inner[visible]
     split, parts = nnx.split(net), []
-    # Always a whole batch, so that there is one program; without boxes, to get shapes.
+    # Batches are always full, so that one program suffices. Without boxes, one empty
+    # batch still runs to get the outputs' shapes.
     for i in range(0, max(1, len(inner)), BATCH):
         part = inner[i : i + BATCH]
         crops = np.zeros((BATCH, net.side, net.side, 3), np.float32)
@@ -236,7 +238,7 @@ def _look(
 
 
 def _moved(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Moves the sides of boxes [N, 5] by parts of their size [N, 4]."""
+    """Moves the sides of boxes [N, 5] by fractions [N, 4] of the boxes' sizes."""
     boxes = boxes.copy()
     size = boxes[:, 2:4] - boxes[:, :2] + 1
     boxes[:, :4] += sides * np.tile(size, 2)
@@ -244,7 +246,7 @@ def _moved(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 
 def squared(boxes: np.ndarray) -> np.ndarray:
-    """Makes boxes [N, 5] squares of their longer side, about the same middle."""
+    """Extends boxes [N, 5] to squares with the longer side, keeping their centres."""
     boxes = boxes.copy()
     size = boxes[:, 2:4] - boxes[:, :2]
     side = size.max(1, keepdims=True)
@@ -254,16 +256,16 @@ def squared(boxes: np.ndarray) -> np.ndarray:
 
 
 def suppress(boxes: np.ndarray, overlap: float, *, smaller: bool = False) -> np.ndarray:
-    """Picks boxes greedily by score and drops those that overlap a picked one.
+    """Non-maximum suppression: picks boxes by score, drops those that overlap a pick.
 
     Args:
         boxes: [N, 5 or more]: left, top, right, bottom, score.
-        overlap: of two boxes' area, above which the lower score goes.
-        smaller: whether overlaps count relative to the smaller box, and boxes as one
-            pixel larger (published for the last step), not to both boxes' union.
+        overlap: overlap above which the box with the lower score is dropped.
+        smaller: whether overlap is relative to the smaller box, with boxes counted one
+            pixel larger (as published for the last step), instead of to the union.
 
     Returns:
-        Indices [n], the best score first.
+        Indices [n], highest score first.
     """
     corner, far = boxes[:, :2], boxes[:, 2:4] + int(smaller)
     areas = np.prod(far - corner, axis=1)

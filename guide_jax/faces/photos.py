@@ -1,4 +1,4 @@
-"""Reads photos; turns seeds into z and images into pixels."""
+"""Reads photos, and converts images to pixels."""
 
 from pathlib import Path
 
@@ -11,9 +11,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_photo(path: str | Path, size: int) -> np.ndarray:
-    """Reads one aligned photo.
-
-    It is turned as its EXIF says, cut to the square in its middle and resized.
+    """Reads an aligned photo, crops its central square and resizes it.
 
     Args:
         path: an image file; see `read_image`.
@@ -23,13 +21,13 @@ def load_photo(path: str | Path, size: int) -> np.ndarray:
         `[1, size, size, 3]`, float32 RGB in [-1, 1].
 
     Raises:
-        InputError: there is no such file, or it is no image, or a damaged one.
+        InputError: as for `read_image`.
     """
     return fit(read_image(path), size)
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Cuts a picture to the square in its middle and resizes it.
+    """Crops an image to its central square and resizes it.
 
     Args:
         image: `[H, W, 3]` uint8.
@@ -45,21 +43,21 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as it is meant to be seen.
+    """Reads an image file as 8-bit RGB.
 
-    It is turned as its EXIF says. Grey, palette and CMYK pictures become RGB, 16 bits
-    become 8, and what is transparent is shown on white, as on a page. Colour
-    profiles are not applied. Of an animation it is the first picture.
+    The EXIF orientation is applied. Grey, palette and CMYK images are converted to RGB,
+    16-bit values to 8 bits, and transparent pixels are composited on white. Colour
+    profiles are not applied. For animations, the first frame is used.
 
     Args:
-        path: a JPEG, PNG or WebP file, or of another kind that Pillow reads.
+        path: a JPEG, PNG or WebP file, or another format that Pillow reads.
 
     Returns:
         `[H, W, 3]` uint8 RGB.
 
     Raises:
-        InputError: there is no such file, or it is no image, a damaged or huge one, or
-            has no known range of brightness (32 bits for a pixel's grey).
+        InputError: the file does not exist, is not an image, is damaged or too large,
+            or has an unknown value range (32-bit grey).
     """
     path = Path(path)
     if not path.is_file():
@@ -70,24 +68,24 @@ def read_image(path: str | Path) -> np.ndarray:
             image = _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise InputError(
-            f"{path}: not an image that can be read; give a JPEG, PNG or WebP file"
+            f"{path}: not a readable image; use a JPEG, PNG or WebP file"
         ) from None
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: too large an image ({error})") from None
-    # Pillow's decoders raise anything on damaged files.
+        raise InputError(f"{path}: image too large ({error})") from None
+    # Pillow's decoders may raise any exception on damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: a damaged image ({reason})") from None
+        raise InputError(f"{path}: damaged image ({reason})") from None
     if image is None:
         raise InputError(
-            f"{path}: its pixels are of kind {mode!r}, whose white is not known; save"
-            " it with 8 or 16 bits"
+            f"{path}: unsupported pixel mode {mode!r} (unknown value range); save it"
+            " with 8 or 16 bits"
         )
     return np.asarray(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image | None:
-    """Returns the picture as RGB, None if its range isn't known."""
+    """Converts an image to RGB; returns None if its value range is unknown."""
     if image.mode in ("I", "F"):
         return None
     if image.mode.startswith("I;16"):
@@ -101,27 +99,30 @@ def _rgb(image: Image.Image) -> Image.Image | None:
 
 
 def list_photos(folder: str | Path) -> list[Path]:
-    """Finds the photos in a folder and in those within it, by their suffixes.
+    """Lists the photos in a folder and its sub-folders, by suffix.
 
-    Names that begin with a dot are left out: systems keep notes under them.
+    Hidden files and folders are skipped, because operating systems keep metadata there.
+
+    Args:
+        folder: the folder to search.
 
     Returns:
-        The paths, sorted by their text.
+        The paths, sorted.
 
     Raises:
-        InputError: there is no such folder, or no photo in it.
+        InputError: the folder does not exist or contains no photos.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of photos")
-    found = [x for x in visible_files(folder) if x.suffix.lower() in SUFFIXES]
-    if not found:
+    paths = [x for x in visible_files(folder) if x.suffix.lower() in SUFFIXES]
+    if not paths:
         raise InputError(f"{folder}: no photos in it ({', '.join(SUFFIXES)})")
-    return found
+    return paths
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Returns the files in a folder and in those within it, sorted, no hidden ones."""
+    """Returns the non-hidden files in a folder and its sub-folders, sorted."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -130,11 +131,6 @@ def visible_files(folder: Path) -> list[Path]:
     ]
 
 
-def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
-    """Returns the z `[1, Z]`, float32, that a seed stands for, on any machine."""
-    return np.random.default_rng(seed).standard_normal((1, z_dim)).astype(np.float32)
-
-
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Turns images in [-1, 1] into rounded uint8 pixels, any shape."""
+    """Converts images in [-1, 1] of any shape to rounded uint8 pixels in [0, 255]."""
     return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)

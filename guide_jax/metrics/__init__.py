@@ -1,1 +1,1 @@
-"""Measures of forgetting, by judges that took no part in the loss."""
+"""Measures of forgetting, by judges that are not part of the loss."""

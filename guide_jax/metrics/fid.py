@@ -1,4 +1,4 @@
-"""The paper's two FIDs of an unlearning (section 4.1), their halves kept for reuse."""
+"""The paper's two FID measures (section 4.1), with statistics cached between runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,120 +7,124 @@ import jax
 import numpy as np
 from flax import nnx
 
+from guide_jax.batching import batches
+from guide_jax.config_types import Evaluate
+from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.metrics import fid_sources, fid_statistics
-from guide_jax.metrics.identity import batches
+from guide_jax.metrics.fid_statistics import Statistics
+from guide_jax.models.generator import Generator, synthesize
 from guide_jax.storage import fingerprint
-from guide_jax.storage.network_file import network_hash
+from guide_jax.storage.locate import Networks
 
 
 class FidMeasure:
-    """FID_pre and delta FID_real of generators made from one original (section 4.1).
+    """Measures FID_pre and delta FID_real of generators derived from one original.
 
     Attributes:
-        made_of: says all that the measures depend on, but for the generator measured.
+        made_of: identifies everything that the measures depend on, except the generator
+            being measured.
     """
 
     def __init__(
         self,
-        generator: nnx.Module,
-        inception: nnx.Module,
+        networks: Networks,
+        settings: Evaluate,
         *,
-        samples: int,
         psi: float,
-        seed: int,
-        batch: int,
-        real: str,
         cache: Path,
-        line: int | None = None,
+        console: Console | None = None,
     ):
-        """Takes the statistics of the original and of real photos, or finds them.
+        """Computes the statistics of the original and of real photos, or loads them.
 
         Args:
-            generator: the original.
-            inception: FID's network.
-            samples: pictures of each generator, of the same latents; the paper's 5000.
-            psi: their truncation.
-            seed: of their draw.
-            batch: pictures in one pass.
-            real: a folder of photos, a file of features or statistics, or "tfds:NAME"
-                of a tensorflow-datasets dataset; empty for no delta FID_real.
-            cache: folder where statistics are kept by what they were made of.
-            line: of the terminal, for progress bars, where others have some.
+            networks: the run's networks, of which "generator" (the original) and
+                "inception" are used.
+            settings: `fid_samples` images of each generator (5000 in the paper) are
+                generated from the same latents and compared with each other, and with
+                the photos of `fid_real` if it is set.
+            psi: truncation of the latents.
+            cache: folder for statistics.
+            console: shows progress bars.
 
         Raises:
-            InputError: the real photos can't be read.
+            InputError: the real photos cannot be read.
         """
-        self._features = fid_statistics.Features(inception, line=line)
-        self._samples, self._seed, self._batch = samples, seed, batch
-        self._z_dim = generator.z_dim
+        generator = networks["generator"]
+        self._features = fid_statistics.Features(
+            networks["inception"], console=console or Console()
+        )
+        self._samples, self._seed = settings.fid_samples, settings.seed
+        self._batch, self._z_dim = settings.batch, generator.z_dim
         graph = nnx.split(generator)[0]
 
         @jax.jit
-        def draw(state, z):
+        def draw(state: nnx.State, z: jax.Array) -> jax.Array:
             made = nnx.merge(graph, state)
-            return made.synthesis(made.mapping(z, psi=psi))[0]
+            return synthesize(made.synthesis, made.mapping(z, psi=psi)).images
 
         self._draw = draw
-        network = network_hash(inception)
+        network = networks.hashes["inception"]
         self._real, photos = None, ""
-        if real:  # first, for a mistake in it is soon found
-            self._real, photos = self._real_statistics(real, network, cache)
-        drawn = f"{network_hash(generator)} {network} {samples} {psi} {seed}"
+        if settings.fid_real:  # first, to report mistakes early
+            self._real, photos = self._real_statistics(
+                settings.fid_real, network, cache
+            )
+        original = networks.hashes["generator"]
+        drawn = f"{original} {network} {self._samples} {psi} {self._seed}"
         self._before = fid_sources.cached(
             cache, drawn, lambda: self._statistics(generator, "FID, original")
         )
         self.made_of = f"{drawn} {photos}"
 
-    def __call__(self, forgetful: nnx.Module) -> dict[str, float | int]:
-        """Returns `fid_pre`, `fid_samples`, and `delta_fid_real` where it has photos.
+    def __call__(self, unlearned: Generator) -> dict[str, float | int]:
+        """Returns `fid_pre`, `fid_samples`, and with real photos `delta_fid_real`.
 
         Raises:
-            UnlearningError: the generator's pictures are not finite.
+            UnlearningError: the generator's images are not finite.
         """
-        after = self._statistics(forgetful, "FID, forgetful")
-        found = {"fid_pre": fid_statistics.distance(self._before, after)}
+        after = self._statistics(unlearned, "FID, unlearned")
+        found: dict[str, float | int] = {
+            "fid_pre": fid_statistics.distance(self._before, after)
+        }
         if self._real:
             before = fid_statistics.distance(self._real, self._before)
-            found["delta_fid_real"] = (
-                fid_statistics.distance(self._real, after) - before
-            )
+            grown = fid_statistics.distance(self._real, after) - before
+            found["delta_fid_real"] = grown
         return found | {"fid_samples": self._samples}
 
-    def _statistics(
-        self, generator: nnx.Module, label: str
-    ) -> fid_statistics.Statistics:
+    def _statistics(self, generator: Generator, label: str) -> Statistics:
         state = nnx.state(generator)
         rng = np.random.default_rng(self._seed)
         z = rng.standard_normal((self._samples, self._z_dim)).astype(np.float32)
 
-        def pictures() -> Iterator[np.ndarray]:
+        def images() -> Iterator[np.ndarray]:
             for part, count in batches(z, self._batch):
-                images = np.asarray(self._draw(state, part))[:count]
-                if not np.isfinite(images).all():
+                made = np.asarray(self._draw(state, part))[:count]
+                if not np.isfinite(made).all():
                     raise UnlearningError(
-                        f"{label}: the generator's pictures are not finite; a lower"
-                        " learning rate may help"
+                        f"{label}: the generator's images are not finite; try a lower"
+                        " config.optimizer.learning_rate"
                     )
-                yield images
+                yield made
 
-        return self._features.of_images(pictures(), self._samples, label)
+        return self._features.of_images(images(), self._samples, label)
 
     def _real_statistics(
         self, real: str, network: str, cache: Path
-    ) -> tuple[fid_statistics.Statistics, str]:
-        """Returns the statistics, and what they were made of."""
+    ) -> tuple[Statistics, str]:
+        """Returns the photos' statistics, and a string that identifies the photos."""
         path = Path(real)
         if real.startswith("tfds:"):
             contents, name = real, real.removeprefix("tfds:")
 
-            def compute() -> fid_statistics.Statistics:
+            def compute() -> Statistics:
                 return fid_sources.of_dataset(self._features, name)
 
         elif path.is_dir():
             contents = fid_sources.hash_files(fid_sources.image_files(path))
 
-            def compute() -> fid_statistics.Statistics:
+            def compute() -> Statistics:
                 return fid_sources.of_folder(self._features, path)[0]
 
         else:

@@ -1,8 +1,6 @@
-"""FID's statistics from files: published ones, folders of images, and a cache."""
+"""FID statistics from published files, image folders, datasets, and a cache."""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,29 +13,32 @@ from guide_jax.metrics.fid_statistics import Accumulator, Features, Statistics
 from guide_jax.models.inception import FEATURES, INPUT_SIZE
 from guide_jax.models.resample import resize
 from guide_jax.storage import fingerprint
+from guide_jax.storage.atomic import check_writable, write_arrays
 
-ROWS = 4096  # of a feature file, read at a time
-NAMED = 10  # files that a warning names before it only counts
+ROWS = 4096  # rows of a feature file that are read at a time
+NAMED = 10  # files that a warning names; the rest are only counted
 
 
 def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
-    """Reads a published file of features or of their statistics. Nothing is executed.
+    """Reads a published file of features or statistics, without executing anything.
 
     Args:
-        path: `.npy` with features `[N, F]` (such as `ffhq_real_feat.npy`), or `.npz`
-            with `mu` `[F]` and `sigma` `[F, F]`, as pytorch-fid writes it. The file's
-            contents decide, not its name.
-        features: F.
+        path: a `.npy` file with features `[N, F]` (such as `ffhq_real_feat.npy`), or an
+            `.npz` file with `mu` `[F]` and `sigma` `[F, F]`, as pytorch-fid writes it.
+            The type is recognised by the file's contents, not by its name.
+        features: F, the expected number of features.
 
     Returns:
-        The statistics; of an `.npz`, the count is 0.
+        The statistics. Their count is 0 if an `.npz` file does not store it.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: the file does not exist, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file of features")
+        raise InputError(
+            f"{path}: no such feature file; check --config.evaluate.fid_real"
+        )
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -46,8 +47,8 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
         elif start.startswith(b"PK"):
             found = _of_archive(path, "mu", "sigma")
         else:
-            raise ValueError("it is no file of NumPy's")
-    # Damaged files make zipfile and numpy raise anything.
+            raise ValueError("not a NumPy file")
+    # zipfile and numpy raise any exception for damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -56,7 +57,7 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
         ) from error
     if len(found.mean) != features:
         raise InputError(
-            f"{path}: of {len(found.mean)} features, the network has {features}"
+            f"{path}: holds {len(found.mean)} features, but the network has {features}"
         )
     return found
 
@@ -64,9 +65,9 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
 def _of_array(path: Path) -> Statistics:
     array = np.lib.format.open_memmap(path, "r")  # refuses pickled objects
     if array.dtype.kind != "f":
-        raise ValueError(f"it holds {array.dtype.name}")
+        raise ValueError(f"it holds {array.dtype.name}, not floats")
     if array.ndim != 2:
-        raise ValueError(f"it has shape {list(array.shape)}")
+        raise ValueError(f"it has shape {list(array.shape)}, not [N, F]")
     accumulator = Accumulator()
     for start in range(0, len(array), ROWS):
         accumulator.add(array[start : start + ROWS])
@@ -74,36 +75,38 @@ def _of_array(path: Path) -> Statistics:
 
 
 def _of_archive(path: Path, mean: str, covariance: str) -> Statistics:
-    # Opened here: given a path, numpy leaves a damaged file open.
+    # Opened here, because np.load leaves a damaged file open when given a path.
     with path.open("rb") as file, np.load(file) as archive:
         arrays = [np.asarray(archive[name], np.float64) for name in (mean, covariance)]
         count = int(archive["count"]) if "count" in archive.files else 0
     if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError("not finite")
+        raise ValueError("its values are not finite")
     shapes = [array.shape for array in arrays]
     if len(shapes[0]) != 1 or shapes[1] != shapes[0] * 2:
-        raise ValueError(f"they have shapes {list(shapes[0])} and {list(shapes[1])}")
+        raise ValueError(
+            f"its arrays have shapes {list(shapes[0])} and {list(shapes[1])}"
+        )
     if not np.allclose(arrays[1], arrays[1].T):
         raise ValueError(f"{covariance} is not symmetric")
-    return Statistics(*arrays, count)
+    return Statistics(arrays[0], arrays[1], count)
 
 
 def of_folder(features: Features, folder: str | Path) -> tuple[Statistics, list[str]]:
-    """Returns the statistics of a folder's images, with those of folders in it.
+    """Returns the statistics of the images in a folder and its sub-folders.
 
-    Images are taken whole and at their own size; names that start with a dot are left
-    out.
+    Images are not cropped before they are resized. Hidden files, whose names start with
+    a dot, are ignored.
 
     Args:
-        features: what runs the network.
-        folder: holds images of any kind that Pillow reads.
+        features: computes features of images.
+        folder: a folder of images in any format that Pillow reads.
 
     Returns:
-        The statistics, and a line for each file that is no image that can be read.
-        Those are left out and logged.
+        The statistics, and a line for each file that cannot be read as an image. These
+        files are skipped, and a warning lists them.
 
     Raises:
-        InputError: there is no such folder, or less than two of its files can be read.
+        InputError: the folder does not exist, or fewer than two files can be read.
     """
     paths = image_files(folder)
     skipped = []
@@ -119,10 +122,10 @@ def of_folder(features: Features, folder: str | Path) -> tuple[Statistics, list[
         found = features.of_inputs(inputs(), len(paths), Path(folder).name)
     except ValueError as error:
         if len(paths) - len(skipped) > 1:
-            raise  # not for want of images
+            raise  # not caused by a lack of images
         first = f"; {skipped[0]}" if skipped else ""
         raise InputError(
-            f"{folder}: {error} ({len(skipped)} of {len(paths)} files can't be read"
+            f"{folder}: {error} ({len(skipped)} of {len(paths)} files cannot be read"
             f"{first})"
         ) from error
     if skipped:
@@ -136,18 +139,18 @@ def of_folder(features: Features, folder: str | Path) -> tuple[Statistics, list[
 
 
 def of_dataset(features: Features, name: str) -> Statistics:
-    """Returns the statistics of a tensorflow-datasets' images, without tensorflow.
+    """Returns the statistics of a tensorflow-datasets dataset, without tensorflow.
 
     Args:
-        features: what runs the network.
-        name: of the dataset and its split, as in "celeb_a_hq/1024:train"; without one,
-            all of its images in the split "train". They are taken from its prepared
-            files (in a format that can be read in any order, as array_record).
+        features: computes features of images.
+        name: the dataset and, optionally, its split, as in "celeb_a_hq/1024:train"; the
+            default is the split "train". The dataset must be prepared in a format with
+            random access, such as array_record.
 
     Raises:
-        InputError: there is no such prepared dataset, or it has no images.
+        InputError: the dataset is unknown, not prepared, or has no images.
     """
-    import tensorflow_datasets as tfds  # takes a second, which few runs need to spend
+    import tensorflow_datasets as tfds  # here, because the import takes a second
 
     dataset, _, split = name.partition(":")
     try:
@@ -155,91 +158,82 @@ def of_dataset(features: Features, name: str) -> Statistics:
         images = (np.asarray(source[i]["image"]) for i in range(len(source)))
         inputs = (resize(x[None] / np.float32(127.5) - 1, INPUT_SIZE) for x in images)
         return features.of_inputs(inputs, len(source), name)
-    # It raises anything where a dataset isn't known, prepared, or of images.
+    # tfds raises any exception for a dataset that is unknown, unprepared or imageless.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
-            f"tfds:{name}: can't be read by tensorflow-datasets; prepare it first with"
+            f"tfds:{name}: cannot be read by tensorflow-datasets; prepare it first with"
             f" `tfds build {dataset} --file_format=array_record` ({reason})"
         ) from error
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """Returns the files in a folder and those in it, sorted, without hidden ones.
+    """Returns the sorted files in a folder and its sub-folders, except hidden ones.
 
     Raises:
-        InputError: there is no such folder, or no file in it.
+        InputError: the folder does not exist or holds no files.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
     paths = visible_files(folder)
     if not paths:
-        raise InputError(f"{folder}: a folder without images")
+        raise InputError(f"{folder}: no images in it")
     return paths
 
 
 def read_input(path: str | Path) -> np.ndarray:
-    """Reads an image as FID's network takes it.
+    """Reads an image and resizes it for FID's network.
 
-    By NumPy: a jitted resize would be compiled for every size of image.
+    NumPy does the resizing, because a jitted resize would be compiled for each size.
 
     Returns:
         `[1, 299, 299, 3]`, float32 in [-1, 1].
 
     Raises:
-        InputError: as `data.load_photo`.
+        InputError: as for `photos.read_image`.
     """
-    image = np.float32(read_image(path))[None] / 127.5 - 1
+    image = read_image(path)[None].astype(np.float32) / 127.5 - 1
     return resize(image, INPUT_SIZE)
 
 
 def cached(
     folder: str | Path, key: str, compute: Callable[[], Statistics]
 ) -> Statistics:
-    """Returns what `compute` gives, from the folder where it was kept before.
+    """Returns cached statistics, or computes and caches them.
 
     Args:
-        folder: the cache; made where it is missing.
-        key: says all that the result depends on (see `hash_files` and
-            `checkpoint.network_hash`).
-        compute: what gives the statistics. It runs where they are not kept, or the file
-            that they were kept in is damaged.
+        folder: the cache folder; created if needed.
+        key: identifies everything that the result depends on (see `hash_files` and
+            `network.network_hash`).
+        compute: computes the statistics. It is called if they are not cached, or if the
+            cached file is damaged.
 
     Raises:
-        InputError: the folder can't be made or written to.
+        InputError: the folder cannot be created or written to.
     """
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = Path(folder) / f"{name}.npz"
     if path.exists():
         try:
             return _of_archive(path, "mean", "covariance")
-        # Damaged files make zipfile and numpy raise anything.
+        # zipfile and numpy raise any exception for damaged files.
         except Exception as error:
-            logging.warning("%s: damaged, computed again (%s)", path, error)
-    try:  # before the work, which would be lost
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{uuid.uuid4().hex[:8]}.part")
-        probe.touch()
-        probe.unlink()
+            logging.warning("%s: damaged; computing it again (%s)", path, error)
+    try:  # before the computation, whose result would otherwise be lost
+        check_writable(path.parent)
     except OSError as error:
         raise InputError(
-            f"{folder}: nothing can be kept there ({error}); check --config.cache"
+            f"{folder}: cannot write FID statistics there ({error}); check"
+            " --config.cache"
         ) from error
     found = compute()
-    # Of a name of its own: two runs may write side by side.
-    part = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **found._asdict())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_arrays(path, found._asdict(), shared=True)
     return found
 
 
 def hash_files(paths: Iterable[str | Path]) -> str:
-    """Returns a hash of files' names (without folders) and contents, in their order."""
+    """Returns a hash of files' names (without folders) and contents, in order."""
     total = hashlib.sha256()
     for path in map(Path, paths):
         total.update(f"{path.name!r} {fingerprint.of_file(path)}\n".encode())

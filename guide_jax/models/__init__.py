@@ -1,4 +1,4 @@
-"""The networks, as flax.nnx modules that know nothing of files or configs."""
+"""The networks, as flax.nnx modules independent of files and configs."""
 
 from flax import nnx
 
@@ -11,7 +11,7 @@ from guide_jax.models.mtcnn import MTCNN
 from guide_jax.models.stylegan2 import StyleGAN2
 from guide_jax.models.w_encoder import WEncoder
 
-# kind, as it stands in converted checkpoints -> class
+# kind, as stored in converted checkpoints -> class
 NETWORKS: dict[str, type[nnx.Module]] = {
     network.kind: network
     for network in (

@@ -1,38 +1,44 @@
-"""Gradients of `ops`' convolutions as matrix products, for CPUs.
+"""Gradients of the convolutions in `ops` as matrix products, for CPUs.
 
-XLA:CPU's own gradients of 3x3 convolutions in their weights, and of up-sampling ones in
-both arguments, take two to six times as long as these (benchmarks/README.md), which
-lay shifted copies side by side and multiply once. They take one image of a batch after
-the other, in a loop: the copies then need no more memory than XLA's own way.
+XLA:CPU's own gradients of 3x3 convolutions with respect to the weight, and of
+upsampling convolutions with respect to both arguments, take two to six times as long
+(benchmarks/README.md). These place shifted copies side by side and multiply once. They
+loop over the images of a batch, so the copies need no more memory than XLA's method.
 """
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jaxtyping import Float
 
-# Pixels of an image, of the smaller side, from which this is the faster way. Two cores
-# at batch 5, 512 channels, ms: 8x8 10 for XLA's and 13, 16x16 42 and 38, 32x32 200 and
-# 123; up-sampling 4x4 9 and 13, 8x8 26 and 23, 16x16 223 and 65.
+from guide_jax.models.shapes import Array
+
+# Smallest number of pixels (of the smaller side, when upsampling) for which this method
+# is faster. Times in ms, XLA's and ours, on two cores at batch 5 and 512 channels:
+# 8x8 10 and 13, 16x16 42 and 38, 32x32 200 and 123; upsampling 4x4 9 and 13, 8x8 26 and
+# 23, 16x16 223 and 65.
 FEWEST_PIXELS = 256
 
 
-def weight_gradient(x: jax.Array, y_bar: jax.Array, size: int) -> jax.Array:
-    """The gradient of a convolution of stride 1 that keeps the size, in its weight.
+def weight_gradient(
+    x: Float[Array, "N H W I"], y_bar: Float[Array, "N H W O"], size: int
+) -> Float[Array, "k k I O"]:
+    """Computes the gradient of `ops.conv` with respect to its weight.
 
     Args:
-        x: what was convolved, [N, H, W, I].
-        y_bar: the gradient in the result, [N, H, W, O].
+        x: the convolution's input, [N, H, W, I].
+        y_bar: the gradient with respect to its result, [N, H, W, O].
         size: the kernel's side k.
 
     Returns:
-        [k, k, I, O], summed in float32 at least, and of the arguments' dtype.
+        [k, k, I, O], accumulated in at least float32, in the arguments' dtype.
     """
     before = (size - 1) // 2
 
     def add(total, pair):
         x, y_bar = pair
-        # Of a tap's two shifts, x takes the one along W and y_bar the one along H, so
-        # that 2k copies and one product serve k * k taps.
+        # x takes a tap's shift along W and y_bar its shift along H, so 2k copies and
+        # one product cover all k * k taps.
         x = jnp.concatenate([_shifted(x, 1, j - before) for j in range(size)], -1)
         y_bar = [_shifted(y_bar, 0, before - i) for i in range(size)]
         return total + _over_pixels(x, jnp.concatenate(y_bar, -1)), None
@@ -45,9 +51,11 @@ def weight_gradient(x: jax.Array, y_bar: jax.Array, size: int) -> jax.Array:
 
 
 def up_conv_gradients(
-    x: jax.Array, weight: jax.Array, y_bar: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of `ops.up_conv(x, weight)`, given that in its result."""
+    x: Float[Array, "N H W I"],
+    weight: Float[Array, "k k I O"],
+    y_bar: Float[Array, "N 2*H+k-2 2*W+k-2 O"],
+) -> tuple[Float[Array, "N H W I"], Float[Array, "k k I O"]]:
+    """Computes the gradients of `ops.up_conv(x, weight)` from its result's."""
     size, _, inputs, outputs = weight.shape
     H, W = x.shape[1:3]
     taps = [(i, j) for i in range(size) for j in range(size)]
@@ -55,16 +63,17 @@ def up_conv_gradients(
 
     def add(total, pair):
         x, y_bar = pair
-        # What each tap made of each pixel, [H, W, k * k * O]: both gradients need it.
-        made = [
+        # The gradient at each tap's output pixel, [H, W, k * k * O]; both products
+        # use it.
+        gathered = [
             lax.slice(
                 y_bar, (i, j, 0), (i + 2 * H - 1, j + 2 * W - 1, outputs), (2, 2, 1)
             )
             for i, j in taps
         ]
-        made = jnp.concatenate(made, -1)
-        x_bar = jnp.dot(made, matrix, preferred_element_type=total.dtype)
-        return total + _over_pixels(x, made), x_bar.astype(x.dtype)
+        gathered = jnp.concatenate(gathered, -1)
+        x_bar = jnp.dot(gathered, matrix, preferred_element_type=total.dtype)
+        return total + _over_pixels(x, gathered), x_bar.astype(x.dtype)
 
     zeros = jnp.zeros((inputs, len(taps) * outputs), _sum_dtype(x))
     total, x_bar = lax.scan(add, zeros, (x, y_bar))
@@ -72,17 +81,20 @@ def up_conv_gradients(
     return x_bar, total.astype(weight.dtype)
 
 
-def _shifted(x: jax.Array, axis: int, by: int) -> jax.Array:
-    """Moves pixel i + `by` to i along an axis; zeros come in."""
+def _shifted(x: Float[Array, "H W C"], axis: int, by: int) -> Float[Array, "H W C"]:
+    """Moves pixel i + `by` to i along an axis and fills with zeros."""
     edges = [(-by, by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-def _over_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Multiplies [H, W, A] by [H, W, B] to [A, B]."""
+def _over_pixels(
+    a: Float[Array, "H W A"], b: Float[Array, "H W B"]
+) -> Float[Array, "A B"]:
+    """Contracts [H, W, A] and [H, W, B] over the pixels to [A, B]."""
     pixels = ((0, 1), (0, 1)), ((), ())
     return lax.dot_general(a, b, pixels, preferred_element_type=_sum_dtype(a))
 
 
-def _sum_dtype(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
+def _sum_dtype(x: Float[Array, "..."]) -> np.dtype:
+    # NumPy's function, because JAX's raises under strict promotion.
+    return np.promote_types(x.dtype, np.float32)

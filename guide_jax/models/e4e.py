@@ -1,8 +1,8 @@
-"""The inversion encoder e4e (arXiv 2102.02766): a face photo to a code for each layer.
+"""The inversion encoder e4e (arXiv 2102.02766): maps a face photo to a code per layer.
 
-It is an IR-SE trunk without a head, a feature pyramid over its last three stages, and a
-small network (`Style`) for each of the generator's L codes. The published one was
-trained stage by stage; this is its last stage, the one for use.
+It consists of an IR-SE trunk without a head, a feature pyramid over the trunk's last
+three stages, and a small network (`Style`) for each of the generator's L codes. The
+published encoder was trained progressively; this is its final stage, for inference.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,21 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax.models.arcface import IR50_UNITS, Stem, residual_blocks
 from guide_jax.models.ops import Buffer, Linear
+from guide_jax.models.photo_encoder import PhotoEncoder
 from guide_jax.models.resample import average_pool, bilinear_matrix
+from guide_jax.models.shapes import Array
 
-# From these codes on, the pyramid's middle map is looked at, then the finest one.
+# Codes from MIDDLE on read the pyramid's middle map, codes from FINE on the finest.
 MIDDLE, FINE = 3, 7
 LEAKY_SLOPE = 0.01  # PyTorch's default, not StyleGAN2's 0.2
 
 
 class Style(nnx.Module):
-    """From a square feature map to one code, halving it until one pixel is left."""
+    """Maps a square feature map to one code, halving the map down to one pixel."""
 
     def __init__(self, inputs: int, w_dim: int, size: int, *, rngs: nnx.Rngs):
         channels = [inputs] + [w_dim] * (size.bit_length() - 1)
@@ -32,22 +35,21 @@ class Style(nnx.Module):
         )
         self.linear = Linear(w_dim, w_dim, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N S S I"]) -> Float[Array, "N D"]:
         """Maps [N, size, size, inputs] to [N, D]."""
         for conv in self.convs:
             x = jax.nn.leaky_relu(conv(x), LEAKY_SLOPE)
         return self.linear(x[:, 0, 0])
 
 
-class E4E(nnx.Module):
+class E4E(PhotoEncoder):
     """Photo `[N, H, W, 3]` -> code minus w_avg, `[N, L, D]`.
 
-    Batch norms are in eval mode, as `IRNet`'s.
+    Batch norms are in eval mode, as in `IRNet`.
 
     Attributes:
-        w_avg: [L, D], what the codes are relative to: its training's mean code, not
-            that of the generator it is used with.
-        config: the constructor's arguments, of JSON types but for tuples.
+        w_avg: [L, D], the mean code that codes are relative to. It comes from the
+            encoder's training and may differ from the generator's mean.
     """
 
     kind: ClassVar[str] = "e4e"
@@ -65,25 +67,25 @@ class E4E(nnx.Module):
         """Builds the encoder with random weights and a w_avg of zero.
 
         Args:
-            num_ws: L of the generator.
-            w_dim: D of the generator.
-            input_size: side to which faces are averaged.
-            units: residual units for each stage; each halves the resolution.
+            num_ws: the generator's L.
+            w_dim: the generator's D.
+            input_size: side that faces are averaged to, in pixels.
+            units: residual units per stage; each stage halves the resolution.
             widths: channels of the stem, then of each stage.
-            rngs: draws the weights from its `params` stream.
+            rngs: source of the initial weights (its `params` stream).
 
         Raises:
-            ValueError: there are less than three stages, not one width more than
-                stages, or the last stage's side is no power of two from 2 on.
+            ValueError: there are fewer than three stages, the number of widths is not
+                the number of stages plus one, or the last stage's side is not a power
+                of two of at least 2.
         """
-        self.num_ws, self.w_dim, self.input_size = num_ws, w_dim, input_size
-        self.units, self.widths = tuple(units), tuple(widths)
+        super().__init__(num_ws, w_dim, input_size, units, widths)
         side, rest = divmod(input_size, 2 ** len(units))
         if len(units) < 3 or rest or side < 2 or side & (side - 1):
             raise ValueError(
-                f"a feature pyramid needs three stages and a power of two as its"
-                f" smallest side, not {len(units)} stages that leave {side} pixels of"
-                f" {input_size}"
+                "the feature pyramid needs at least three stages and a power of two"
+                f" (at least 2) as its smallest side; {len(units)} stages reduce"
+                f" {input_size} pixels to {input_size / 2 ** len(units):g}"
             )
         self.stem = Stem(widths[0], rngs=rngs)
         self.blocks = residual_blocks(units, widths, se=True, rngs=rngs)
@@ -97,27 +99,16 @@ class E4E(nnx.Module):
         )
         self.w_avg = Buffer(jnp.zeros((num_ws, w_dim)))
 
-    @property
-    def config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "num_ws": self.num_ws,
-            "w_dim": self.w_dim,
-            "input_size": self.input_size,
-            "units": self.units,
-            "widths": self.widths,
-        }
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Encodes aligned faces in [-1, 1] of any size."""
+    def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N L D"]:
+        """Encodes aligned faces `[N, H, W, 3]` in [-1, 1], of any size."""
         maps = self.pyramid(self.trunk(average_pool(images, self.input_size)))
         first, *deltas = (
             style(maps[_level(i)]) for i, style in enumerate(self.styles)
         )  # each [N, D]
         return jnp.stack([first, *(first + delta for delta in deltas)], axis=1)
 
-    def trunk(self, images: jax.Array) -> list[jax.Array]:
-        """Returns what the last three stages give, the largest map first.
+    def trunk(self, images: Float[Array, "N S S 3"]) -> list[Float[Array, "N _ _ _"]]:
+        """Returns the feature maps of the last three stages, the largest first.
 
         Args:
             images: [N, input_size, input_size, 3].
@@ -130,11 +121,13 @@ class E4E(nnx.Module):
             stages.append(x)
         return stages[-3:]
 
-    def pyramid(self, stages: Sequence[jax.Array]) -> list[jax.Array]:
-        """Returns the maps that the styles look at, the smallest first.
+    def pyramid(
+        self, stages: Sequence[Float[Array, "N _ _ _"]]
+    ) -> list[Float[Array, "N _ _ _"]]:
+        """Returns the maps that the styles read, the smallest first.
 
         Args:
-            stages: as from `trunk`.
+            stages: from `trunk`.
         """
         *finer, x = stages
         maps = [x]
@@ -145,12 +138,12 @@ class E4E(nnx.Module):
 
 
 def _level(i: int) -> int:
-    """Returns which of the pyramid's maps code i comes from; 0 is the smallest."""
+    """Returns the index of the pyramid map that code i reads; 0 is the smallest."""
     return (i >= MIDDLE) + (i >= FINE)
 
 
-def _double(x: jax.Array) -> jax.Array:
-    """Doubles the side of [N, S, S, C], corners kept in place."""
+def _double(x: Float[Array, "N S S C"]) -> Float[Array, "N 2*S 2*S C"]:
+    """Doubles the side of [N, S, S, C] bilinearly, with aligned corners."""
     side = x.shape[1]
     matrix = jnp.asarray(bilinear_matrix(side, 2 * side, align_corners=True), x.dtype)
     return jnp.einsum("sh,nhwc,tw->nstc", matrix, x, matrix, precision="highest")

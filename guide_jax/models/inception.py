@@ -1,8 +1,9 @@
 """The InceptionV3 of the Frechet inception distance (FID, arXiv 1706.08500).
 
-Not torchvision's: the average pools leave the padding out of the mean, the last block
-has a max-pool in the average pool's place, and so have the weights been trained
-(`pt_inception-2015-12-05-6726825d.pth`). FIDs of another network can't be compared.
+It differs from torchvision's: average pools exclude the padding from the mean, and the
+last block has a max-pool instead of an average pool. The weights
+(`pt_inception-2015-12-05-6726825d.pth`) were trained that way. FIDs computed with
+another network are not comparable.
 """
 
 from typing import NamedTuple
@@ -10,9 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax.models.lpips import max_pool
 from guide_jax.models.resample import resize
+from guide_jax.models.shapes import Array
 
 INPUT_SIZE = 299
 FEATURES = 2048
@@ -29,8 +32,8 @@ class Conv(NamedTuple):
     padding: str = "SAME"
 
 
-# What a branch does one after the other: a pool, a convolution, or convolutions of the
-# same input whose outputs are put together.
+# A branch's steps run in sequence: a pool, a convolution, or several convolutions of
+# the same input whose outputs are concatenated.
 Step = str | Conv | tuple[Conv, ...]
 Branch = tuple[Step, ...]
 
@@ -50,7 +53,7 @@ STEM = (
 
 
 def _block_35(pooled: int) -> tuple[Branch, ...]:
-    """A block of 35 x 35 pixels."""
+    """Returns the branches of a block at 35 x 35 pixels."""
     return (
         (Conv("branch1x1", 64),),
         (Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, 5, 5)),
@@ -64,7 +67,7 @@ def _block_35(pooled: int) -> tuple[Branch, ...]:
 
 
 def _block_17(inner: int) -> tuple[Branch, ...]:
-    """A block of 17 x 17 pixels."""
+    """Returns the branches of a block at 17 x 17 pixels."""
     return (
         (Conv("branch1x1", 192),),
         (
@@ -84,7 +87,7 @@ def _block_17(inner: int) -> tuple[Branch, ...]:
 
 
 def _block_8(pool: str) -> tuple[Branch, ...]:
-    """A block of 8 x 8 pixels."""
+    """Returns the branches of a block at 8 x 8 pixels."""
     return (
         (Conv("branch1x1", 320),),
         (
@@ -149,29 +152,29 @@ class ConvNorm(nnx.Module):
             spec.channels, use_running_average=True, epsilon=1e-3, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N h w O"]:
         """Maps [N, H, W, inputs] to [N, h, w, channels]."""
         return jax.nn.relu(self.bn(self.conv(x)))
 
 
 class Mixed(nnx.Module):
-    """Branches of the same input whose outputs are put together."""
+    """Branches of the same input whose outputs are concatenated."""
 
     def __init__(self, inputs: int, branches: tuple[Branch, ...], *, rngs: nnx.Rngs):
         self.branches = branches
         outputs = [_build(self, inputs, steps, rngs) for steps in branches]
         self.channels = sum(outputs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N h w O"]:
         """Maps [N, H, W, inputs] to [N, h, w, channels]."""
         return jnp.concatenate([_run(self, x, steps) for steps in self.branches], -1)
 
 
 class Inception(nnx.Module):
-    """The network up to the features that FID compares, in eval mode.
+    """The network up to FID's features, in eval mode.
 
     Attributes:
-        config: the constructor's arguments: none.
+        config: empty; the constructor takes only `rngs`.
     """
 
     kind = "inception"
@@ -187,23 +190,28 @@ class Inception(nnx.Module):
 
     @property
     def config(self) -> dict:
-        """The constructor's arguments."""
+        """The constructor's arguments (none)."""
         return {}
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the features that FID compares.
+    def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N F"]:
+        """Returns FID's features.
 
         Args:
-            images: [N, H, W, 3] in [-1, 1], of any size; they are resized to 299 x 299,
-                bilinearly and without antialiasing, as the published numbers were made.
+            images: [N, H, W, 3] in [-1, 1], of any size. They are resized to 299 x 299
+                bilinearly without antialiasing, as for the published FIDs.
 
         Returns:
-            [N, 2048], of the dtype of images and weights.
+            [N, 2048], in the dtype of the images and the weights.
         """
         return self.blocks(images)[-1]
 
-    def blocks(self, images: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns what the published code names block 0 to 3 of `__call__`'s images.
+    def blocks(
+        self, images: Float[Array, "N H W 3"]
+    ) -> tuple[Float[Array, "N ..."], ...]:
+        """Returns the activations that the published code calls blocks 0 to 3.
+
+        Args:
+            images: as for `__call__`.
 
         Returns:
             [N, 73, 73, 64], [N, 35, 35, 192], [N, 17, 17, 768] and [N, 2048].
@@ -221,7 +229,7 @@ class Inception(nnx.Module):
 
 
 def _build(module: nnx.Module, inputs: int, steps: Branch, rngs: nnx.Rngs) -> int:
-    """Gives a module the convolutions of a branch; returns the branch's channels."""
+    """Adds a branch's convolutions to a module; returns its output channels."""
     for step in steps:
         if isinstance(step, str):
             continue
@@ -232,7 +240,9 @@ def _build(module: nnx.Module, inputs: int, steps: Branch, rngs: nnx.Rngs) -> in
     return inputs
 
 
-def _run(module: nnx.Module, x: jax.Array, steps: Branch) -> jax.Array:
+def _run(
+    module: nnx.Module, x: Float[Array, "N H W I"], steps: Branch
+) -> Float[Array, "N h w O"]:
     for step in steps:
         if isinstance(step, str):
             x = POOLS[step](x)
@@ -243,8 +253,8 @@ def _run(module: nnx.Module, x: jax.Array, steps: Branch) -> jax.Array:
     return x
 
 
-def _average_pool(x: jax.Array) -> jax.Array:
-    """Means of 3 x 3 pixels, fewer at the edges: [N, H, W, C] to [N, H, W, C]."""
+def _average_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+    """Averages 3 x 3 pixels, fewer at the edges: [N, H, W, C] to [N, H, W, C]."""
     for axis in (1, 2):
         size = x.shape[axis]
         pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
@@ -255,8 +265,8 @@ def _average_pool(x: jax.Array) -> jax.Array:
     return x
 
 
-def _maximum_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3 x 3 pixels, fewer at the edges: [N, H, W, C] to [N, H, W, C]."""
+def _maximum_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+    """Max-pools 3 x 3 pixels, fewer at the edges: [N, H, W, C] to [N, H, W, C]."""
     return nnx.max_pool(x, (3, 3), padding="SAME")
 
 

@@ -1,7 +1,7 @@
 """LPIPS v0.1, a perceptual distance between images (arXiv 1801.03924).
 
-A network trained on ImageNet (VGG16 or AlexNet) gives feature maps at five depths.
-Each is brought to length 1 per pixel, and the squared differences are weighted by a
+A network trained on ImageNet (VGG16 or AlexNet) gives feature maps at five depths. Each
+map is normalised to unit length per pixel. The squared differences are weighted by a
 trained head and averaged over the map.
 """
 
@@ -11,18 +11,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
-from guide_jax.models.ops import CONV_DIMS
+from guide_jax.models.ops import CONV_DIMS, channelwise
+from guide_jax.models.shapes import Array
 
-# From [-1, 1] to what torchvision's networks were trained on, per channel.
+# Map [-1, 1] to the input range of torchvision's networks, per channel.
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
 EPSILON = 1e-10
 
+FeatureMap = Float[Array, "N _ _ _"]
+
 
 class Layer(NamedTuple):
-    """A convolution with ReLU, `pool` the side of the max-pool (stride 2) before it."""
+    """A convolution with ReLU; `pool` is the side of the max-pool before it (or 0)."""
 
     channels: int
     size: int = 3
@@ -68,14 +72,14 @@ class LPIPS(nnx.Module):
 
         Args:
             net: "vgg" or "alex".
-            rngs: draws the weights from its `params` stream.
+            rngs: source of the initial weights (its `params` stream).
 
         Raises:
-            ValueError: there is no such net.
+            ValueError: the net is unknown.
         """
         if net not in NETS:
             known = ", ".join(map(repr, sorted(NETS)))
-            raise ValueError(f"LPIPS has no net {net!r}; it has {known}")
+            raise ValueError(f"unknown LPIPS net {net!r}; choose one of {known}")
         self.net = net
         convs, inputs = [], 3
         for layer in NETS[net]:
@@ -102,40 +106,47 @@ class LPIPS(nnx.Module):
         """The constructor's arguments."""
         return {"net": self.net}
 
-    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Returns the distance of image pairs.
+    def __call__(
+        self, a: Float[Array, "N H W 3"], b: Float[Array, "N h w 3"]
+    ) -> Float[Array, " N"]:
+        """Returns the distances of image pairs.
 
         Args:
             a: [N, H, W, 3] in [-1, 1].
-            b: the same shape. Where one side is constant, compute its `features` once
-                and use `distance`.
+            b: the same shape. If one side is constant, compute its `features` once and
+                use `distance`.
 
         Returns:
-            [N]; equal images give 0, up to the square of rounding errors.
+            [N]; equal images give 0 up to squared rounding errors.
 
         Raises:
-            ValueError: the shapes differ, or are too small for the network.
+            ValueError: the shapes differ, or the images are too small for the network.
         """
         if a.shape != b.shape:
-            raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
+            raise ValueError(
+                f"images differ in shape: {list(a.shape)} and {list(b.shape)}"
+            )
         return self.distance(self.features(a), self.features(b))
 
     def raw_features(
-        self, images: jax.Array, dtype: jax.typing.DTypeLike | None = None
-    ) -> tuple[jax.Array, ...]:
+        self,
+        images: Float[Array, "N H W 3"],
+        dtype: jax.typing.DTypeLike | None = None,
+    ) -> tuple[FeatureMap, ...]:
         """Returns the five feature maps after their ReLU.
 
         Args:
             images: [N, H, W, 3] in [-1, 1].
-            dtype: that convolutions run in; None: the images'.
+            dtype: dtype of the convolutions; None for the images'.
 
         Returns:
-            [N, h, w, C] each, of that dtype; h and w shrink with depth.
+            [N, h, w, C] each, in that dtype; h and w shrink with depth.
 
         Raises:
             ValueError: the images are too small for the network.
         """
         shift, scale = (jnp.asarray(x, images.dtype) for x in (SHIFT, SCALE))
+        shift, scale = channelwise(shift, images), channelwise(scale, images)
         x = ((images - shift) / scale).astype(dtype or images.dtype)
         maps = []
         for layer, conv in zip(NETS[self.net], self.convs, strict=True):
@@ -150,20 +161,22 @@ class LPIPS(nnx.Module):
         return tuple(maps)
 
     def features(
-        self, images: jax.Array, dtype: jax.typing.DTypeLike | None = None
-    ) -> tuple[jax.Array, ...]:
+        self,
+        images: Float[Array, "N H W 3"],
+        dtype: jax.typing.DTypeLike | None = None,
+    ) -> tuple[FeatureMap, ...]:
         """Returns the five feature maps of [N, H, W, 3] images, unit length per pixel.
 
-        A pixel where all channels are 0 stays 0. Convolutions run in `dtype`, the
-        images' if None; the result has the images'.
+        Pixels whose channels are all 0 stay 0. Convolutions run in `dtype` (None for
+        the images' dtype); the result has the images' dtype.
         """
         maps = self.raw_features(images, dtype)
         return tuple(unit_length(x.astype(images.dtype)) for x in maps)
 
     def layer_distances(
-        self, features_a: tuple[jax.Array, ...], features_b: tuple[jax.Array, ...]
-    ) -> jax.Array:
-        """Returns each depth's part of the distance, [N, 5]."""
+        self, features_a: tuple[FeatureMap, ...], features_b: tuple[FeatureMap, ...]
+    ) -> Float[Array, "N K"]:
+        """Returns the distance at each depth, [N, 5]."""
         parts = [
             ((a - b) ** 2 @ head[...]).mean((1, 2))
             for a, b, head in zip(features_a, features_b, self.heads, strict=True)
@@ -171,33 +184,38 @@ class LPIPS(nnx.Module):
         return jnp.stack(parts, axis=1)
 
     def distance(
-        self, features_a: tuple[jax.Array, ...], features_b: tuple[jax.Array, ...]
-    ) -> jax.Array:
-        """Returns the distance [N] of two results of `features`, either constant."""
+        self, features_a: tuple[FeatureMap, ...], features_b: tuple[FeatureMap, ...]
+    ) -> Float[Array, " N"]:
+        """Returns the distance [N] between two results of `features`.
+
+        Either may be constant.
+        """
         return self.layer_distances(features_a, features_b).sum(1)
 
     def raw_distance(
         self,
-        maps_a: tuple[jax.Array, ...],
-        maps_b: tuple[jax.Array, ...],
+        maps_a: tuple[FeatureMap, ...],
+        maps_b: tuple[FeatureMap, ...],
         dtype: jax.typing.DTypeLike | None = None,
-    ) -> jax.Array:
-        """Returns the distance [N] of two results of `raw_features`, in `dtype`.
+    ) -> Float[Array, " N"]:
+        """Returns the distance [N] between two results of `raw_features`, in `dtype`.
 
-        For training: backward needs the maps as they are, and nothing else is kept.
+        For training: the backward pass keeps only the raw maps and recomputes the rest.
         """
 
         @jax.checkpoint
         def compare(a, b, head):
             a, b = (unit_length(x.astype(dtype or x.dtype)) for x in (a, b))
-            return ((a - b) ** 2 @ head).mean((1, 2))
+            return (((a - b) ** 2).astype(head.dtype) @ head).mean((1, 2))
 
         heads = (head[...] for head in self.heads)
         return sum(map(compare, maps_a, maps_b, heads))
 
 
-def convolve(x: jax.Array, conv: nnx.Conv, layer: Layer) -> jax.Array:
-    """Convolves, adds the bias and takes the ReLU; the convolution in x's dtype."""
+def convolve(
+    x: Float[Array, "N H W I"], conv: nnx.Conv, layer: Layer
+) -> Float[Array, "N h w O"]:
+    """Convolves in x's dtype, adds the bias and applies ReLU."""
     y = jax.lax.conv_general_dilated(
         x,
         conv.kernel[...].astype(x.dtype),
@@ -205,22 +223,25 @@ def convolve(x: jax.Array, conv: nnx.Conv, layer: Layer) -> jax.Array:
         [(layer.padding, layer.padding)] * 2,
         dimension_numbers=CONV_DIMS,
     )
-    return jax.nn.relu(y + conv.bias[...]).astype(x.dtype)
+    assert conv.bias is not None
+    bias = conv.bias[...]
+    y = y.astype(bias.dtype) + channelwise(bias, y)
+    return jax.nn.relu(y).astype(x.dtype)
 
 
-def unit_length(x: jax.Array) -> jax.Array:
-    """Brings [N, h, w, C] to length 1 along C; zeros stay, with finite gradients."""
+def unit_length(x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
+    """Normalises [N, h, w, C] along C; zeros stay zero, with finite gradients."""
     square = jnp.sum(x**2, axis=-1, keepdims=True)  # [N, h, w, 1]
-    # The square root's slope at 0 is infinite, and `where` alone turns it into a NaN.
+    # The square root's slope at 0 is infinite; a single `where` would make it NaN.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return x / (norm + EPSILON)
 
 
-def max_pool(x: jax.Array, size: int) -> jax.Array:
+def max_pool(x: Float[Array, "N H W C"], size: int) -> Float[Array, "N h w C"]:
     """Max-pools [N, H, W, C] over size x size windows at stride 2, without padding.
 
-    It is made of slices, one axis after the other: the gradient of XLA's windowed
-    maximum took 36 times longer on a CPU (128 px, 64 channels).
+    It combines slices along one axis at a time, because the gradient of XLA's windowed
+    maximum took 36 times as long on a CPU (128 px, 64 channels).
     """
     for axis in (1, 2):
         count = (x.shape[axis] - size) // 2 + 1

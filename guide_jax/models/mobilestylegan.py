@@ -1,11 +1,11 @@
-"""MobileStyleGAN (arXiv 2104.04767): StyleGAN2's W, wavelets, light convolutions.
+"""MobileStyleGAN (arXiv 2104.04767): StyleGAN2's W space, wavelets, light convolutions.
 
-One modulated 3x3 convolution at 4 px; then each level doubles the resolution with a
-modulated inverse Haar transform and two modulated depthwise-separable convolutions. At
-the end a modulated 1x1 head gives 12 wavelet channels, which one more inverse transform
+A modulated 3x3 convolution runs at 4 px. Each level then doubles the resolution with a
+modulated inverse Haar transform and two modulated depthwise-separable convolutions.
+Finally, a modulated 1x1 head gives 12 wavelet channels, which another inverse transform
 turns into an RGB image of twice the last level's resolution. There is no demodulation:
-a style scales a convolution's input and no more. Cut after fewer levels, with a head of
-its own, the same network makes smaller images at a small part of the cost (see
+a style only scales a convolution's input. Truncated after fewer levels and given its
+own head, the same network makes smaller images at a fraction of the cost (see
 `distill/`).
 """
 
@@ -14,21 +14,23 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax.models import ops
+from guide_jax.models.shapes import Array
 from guide_jax.models.stylegan2 import Mapping, check_input
 
-WAVELET_CHANNELS = 12  # three colours, each in four Haar bands
+WAVELET_CHANNELS = 12  # three colours, four Haar bands each
 
 
 class MobileStyleGAN(nnx.Module):
-    """A generator with the same interface as `stylegan2.StyleGAN2`.
+    """A generator with the interface of `stylegan2.StyleGAN2`.
 
     Attributes:
         mapping: z `[N, Z]` -> w `[N, L, D]`, float32.
         synthesis: w `[N, L, D]` -> (image `[N, H, W, 3]`, named activations).
-        num_ws: L, one style for each modulation: 2 + 3 for each level.
-        resolution: side of the image in pixels.
+        num_ws: L, one style per modulation: 2, plus 3 per level.
+        resolution: side of the image, in pixels.
     """
 
     kind: ClassVar[str] = "mobilestylegan"
@@ -45,12 +47,12 @@ class MobileStyleGAN(nnx.Module):
         """Builds the network.
 
         Args:
-            channels: feature channels at 4, 8, 16, ... px; all but the last are
-                multiples of four. The image has twice the last one's resolution.
+            channels: feature channels at 4, 8, 16, ... px; all but the last must be
+                multiples of four. The image has twice the last resolution.
             z_dim: length of z.
             w_dim: length of w.
             mapping_layers: depth of the mapping network.
-            rngs: for the initial weights.
+            rngs: source of the initial weights.
         """
         self.channels, self.mapping_layers = tuple(channels), mapping_layers
         self.z_dim, self.w_dim = z_dim, w_dim
@@ -67,6 +69,11 @@ class MobileStyleGAN(nnx.Module):
         )
 
     @property
+    def feature_name(self) -> str:
+        """Name of the activation that the last output head reads."""
+        return self.synthesis.feature_name
+
+    @property
     def config(self) -> dict:
         """The constructor's arguments."""
         return {
@@ -78,7 +85,7 @@ class MobileStyleGAN(nnx.Module):
 
 
 class Synthesis(nnx.Module):
-    """w -> image; `feature_name` names the activation that the head reads."""
+    """Maps w to an image; `feature_name` names the activation that the head reads."""
 
     def __init__(self, channels: tuple[int, ...], w_dim: int, rngs: nnx.Rngs):
         self.num_ws = 2 + 3 * (len(channels) - 1)
@@ -93,24 +100,24 @@ class Synthesis(nnx.Module):
 
     def __call__(
         self,
-        w: jax.Array,
+        w: Float[Array, "... L D"],  # any rank: check_input's error is plainer
         noise: str = "const",
         dtype: jax.typing.DTypeLike | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Float[Array, "N H W 3"], dict[str, Float[Array, "N _ _ _"]]]:
         """Synthesises images.
 
         Args:
             w: `[N, L, D]`.
             noise: "const" for the stored noise planes, "none" for no noise.
-            dtype: that convolutions run in; None: the parameters'.
+            dtype: dtype of the convolutions; None for the parameters'.
 
         Returns:
             The image `[N, H, W, 3]`, about [-1, 1], and the activations by name
-            ("b4.x", "b8.conv0", "b8.x", ...), each `[N, h, w, C]`. Whatever `dtype` is,
-            the image has the parameters'.
+            ("b4.x", "b8.conv0", "b8.x", ...), each `[N, h, w, C]`. The image always
+            has the parameters' dtype.
 
         Raises:
-            ValueError: w has not num_ws styles, or the noise mode is unknown.
+            ValueError: w does not hold num_ws styles, or the noise mode is unknown.
         """
         check_input(w, self.num_ws, noise)
         x = self.b4(w[:, 0], noise, dtype)  # [N, 4, 4, C]
@@ -124,7 +131,7 @@ class Synthesis(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """A style's scale for each channel: w `[N, D]` -> `[N, 1, 1, C]`."""
+    """Maps a style to a scale per channel: w `[N, D]` -> `[N, 1, 1, C]`."""
 
     def __init__(self, w_dim: int, channels: int, rngs: nnx.Rngs):
         self.weight = nnx.Param(
@@ -132,13 +139,14 @@ class Affine(nnx.Module):
         )
         self.bias = nnx.Param(jnp.ones(channels))
 
-    def __call__(self, w: jax.Array) -> jax.Array:
+    def __call__(self, w: Float[Array, "N D"]) -> Float[Array, "N 1 1 C"]:
         """Maps styles to scales."""
-        return (w @ self.weight[...] + self.bias[...])[:, None, None, :]
+        scale = w @ self.weight[...]  # [N, C]
+        return (scale + self.bias[...][None, :])[:, None, None, :]
 
 
 class Stem(nnx.Module):
-    """The learned constant and the one full modulated convolution, at 4 px."""
+    """The learned constant and the only full modulated convolution, at 4 px."""
 
     def __init__(self, channels: int, w_dim: int, rngs: nnx.Rngs):
         self.const = nnx.Param(jax.random.normal(rngs.params(), (4, 4, channels)))
@@ -151,17 +159,20 @@ class Stem(nnx.Module):
         self.scale = (9 * channels) ** -0.5
 
     def __call__(
-        self, w: jax.Array, noise: str, dtype: jax.typing.DTypeLike | None = None
-    ) -> jax.Array:
-        """Maps styles `[N, D]` to features `[N, 4, 4, C]`, of that dtype."""
-        x = self.const[...] * (self.scale * self.affine(w))  # [N, 4, 4, C]
+        self,
+        w: Float[Array, "N D"],
+        noise: str,
+        dtype: jax.typing.DTypeLike | None = None,
+    ) -> Float[Array, "N 4 4 C"]:
+        """Maps styles `[N, D]` to features `[N, 4, 4, C]` in that dtype."""
+        x = self.const[...][None] * (self.scale * self.affine(w))  # [N, 4, 4, C]
         x = x.astype(dtype or x.dtype)
         x = ops.conv(x, self.weight[...].astype(x.dtype))
         return _activate(x, self, noise)
 
 
 class SeparableConv(nnx.Module):
-    """Modulated depthwise 3x3, then pointwise convolution, noise, bias, leaky ReLU."""
+    """Modulated depthwise 3x3 and pointwise convolutions, noise, bias, leaky ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, w_dim: int, rngs: nnx.Rngs
@@ -173,10 +184,13 @@ class SeparableConv(nnx.Module):
         self.noise_const = ops.Buffer(jnp.zeros((size, size)))
         self.scale = (9 * inputs) ** -0.5
 
-    def __call__(self, x: jax.Array, w: jax.Array, noise: str) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "N H W I"], w: Float[Array, "N D"], noise: str
+    ) -> Float[Array, "N H W O"]:
         """Maps features `[N, H, W, C]` under styles `[N, D]` to `[N, H, W, C']`."""
         dtype = x.dtype
-        x = (x * (self.scale * self.affine(w))).astype(dtype)
+        style = self.scale * self.affine(w)  # [N, 1, 1, C]
+        x = (x.astype(style.dtype) * style).astype(dtype)
         x = depthwise(x, self.depthwise[...])
         return _activate(x @ self.pointwise[...].astype(dtype), self, noise)
 
@@ -192,17 +206,21 @@ class Level(nnx.Module):
         self.conv1 = SeparableConv(outputs, outputs, size, w_dim, rngs)
 
     def __call__(
-        self, x: jax.Array, styles: jax.Array, noise: str
-    ) -> tuple[jax.Array, jax.Array]:
-        """Maps features under styles `[N, 3, D]` to those of both convolutions."""
-        up = haar_inverse(x * self.up(styles[:, 0]))  # [N, 2h, 2w, C / 4]
+        self,
+        x: Float[Array, "N h w I"],
+        styles: Float[Array, "N 3 D"],
+        noise: str,
+    ) -> tuple[Float[Array, "N 2*h 2*w O"], Float[Array, "N 2*h 2*w O"]]:
+        """Returns the features of both convolutions under styles `[N, 3, D]`."""
+        style = self.up(styles[:, 0])  # [N, 1, 1, C]
+        up = haar_inverse(x.astype(style.dtype) * style)  # [N, 2h, 2w, C / 4]
         x = up.astype(x.dtype)
         first = self.conv0(x, styles[:, 1], noise)
         return first, self.conv1(first, styles[:, 2], noise)
 
 
 class Head(nnx.Module):
-    """Features `[N, h, w, C]` -> RGB `[N, 2h, 2w, 3]` by way of 12 wavelet channels."""
+    """Features `[N, h, w, C]` -> RGB `[N, 2h, 2w, 3]` through 12 wavelet channels."""
 
     def __init__(self, channels: int, w_dim: int, rngs: nnx.Rngs):
         self.affine = Affine(w_dim, channels, rngs)
@@ -212,19 +230,21 @@ class Head(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(WAVELET_CHANNELS))
         self.scale = channels**-0.5
 
-    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """Maps features under styles `[N, D]` to an image of their dtype."""
-        # Into the kernel rather than the activations: [N, C, 12] is far smaller.
-        kernel = self.scale * self.affine(w)[:, 0, 0, :, None] * self.weight[...]
-        x = ops.product("nhwc,nck->nhwk", x, kernel) + self.bias[...]
-        return haar_inverse(x)
+    def __call__(
+        self, x: Float[Array, "N h w C"], w: Float[Array, "N D"]
+    ) -> Float[Array, "N 2*h 2*w 3"]:
+        """Maps features under styles `[N, D]` to an image in the styles' dtype."""
+        # The style scales the kernel, because [N, C, 12] is far smaller than x.
+        kernel = self.scale * self.affine(w)[:, 0, 0, :, None] * self.weight[...][None]
+        x = ops.product("nhwc,nck->nhwk", x, kernel)
+        return haar_inverse(x + ops.channelwise(self.bias[...], x))
 
 
-def haar_inverse(x: jax.Array) -> jax.Array:
+def haar_inverse(x: Float[Array, "N h w C"]) -> Float[Array, "N 2*h 2*w C//4"]:
     """Orthonormal inverse Haar transform: `[N, h, w, 4C]` -> `[N, 2h, 2w, C]`.
 
-    The first quarter of the channels is the low band; the rest are triples (vertical,
-    horizontal, diagonal detail), one triple after another.
+    The first quarter of the channels is the low band. The rest are consecutive triples
+    of vertical, horizontal and diagonal detail.
     """
     n, h, w, c = x.shape
     low = x[..., : c // 4]
@@ -239,17 +259,20 @@ def haar_inverse(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 depthwise convolution, `[N, H, W, C]` by `[3, 3, C]`, zero padding.
+def depthwise(
+    x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C"]
+) -> Float[Array, "N H W C"]:
+    """Convolves depthwise, `[N, H, W, C]` by `[3, 3, C]`, with zero padding.
 
-    As nine shifted products: XLA:CPU has no fast depthwise convolution. The kernel's
-    gradient is summed row by row, which halves the time of the way back there. Products
-    and sums have the kernel's dtype, the result has that of x.
+    It sums nine shifted products, because XLA:CPU has no fast depthwise convolution.
+    The kernel's gradient is summed row by row, which halves the backward pass's time
+    there. Products and sums have the kernel's dtype; the result has x's.
     """
     h, w = x.shape[1:3]
     padded = _pad(x)
-    y = sum(
-        padded[:, i : i + h, j : j + w] * kernel[i, j]
+    y = ops.sum_of(
+        padded[:, i : i + h, j : j + w].astype(kernel.dtype)
+        * kernel[i, j][None, None, None, :]
         for i in range(3)
         for j in range(3)
     )
@@ -270,7 +293,8 @@ def _depthwise_backward(residuals, gradient):
         gradient_row = jax.lax.dynamic_slice_in_dim(gradient, row, 1, 1)
         gradient_row = gradient_row.astype(kernel.dtype)
         products = [
-            (rows[:, :, j : j + w] * gradient_row).sum((0, 2)) for j in range(3)
+            (rows[:, :, j : j + w].astype(kernel.dtype) * gradient_row).sum((0, 2))
+            for j in range(3)
         ]
         return total + jnp.stack(products, axis=1), None
 
@@ -281,10 +305,15 @@ def _depthwise_backward(residuals, gradient):
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _pad(x: jax.Array) -> jax.Array:
+def _pad(x: Float[Array, "N H W C"]) -> Float[Array, "N H+2 W+2 C"]:
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _activate(x: jax.Array, layer: nnx.Module, noise: str) -> jax.Array:
-    y = x + layer.noise_const[...][..., None] if noise == "const" else x
-    return ops.leaky_relu(y + layer.bias[...], gain=1.0).astype(x.dtype)
+def _activate(
+    x: Float[Array, "N H W C"], layer: Stem | SeparableConv, noise: str
+) -> Float[Array, "N H W C"]:
+    bias = layer.bias[...]
+    y = x.astype(bias.dtype)
+    if noise == "const":
+        y = y + layer.noise_const[...][None, :, :, None]
+    return ops.leaky_relu(y + ops.channelwise(bias, y), gain=1.0).astype(x.dtype)

@@ -1,30 +1,38 @@
-"""Linear resampling of photos: pooling, and the published identity loss's crop."""
+"""Linear resampling of images: pooling, resizing and the identity loss's crop."""
 
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64, Int64
 
-# The published identity loss brings faces to 256 pixels and takes this part of them.
+from guide_jax.models.shapes import Array
+
+# The published identity loss resizes faces to 256 pixels and crops this part.
 FACE_SIZE = 256
 FACE_ROWS = (35, 223)
 FACE_COLUMNS = (32, 220)
 
+JaxOrNumPy = TypeVar("JaxOrNumPy", jax.Array, np.ndarray)
 
-def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
-    """Cuts the face out of aligned photos, as the published identity loss does.
 
-    That is a bilinear resize to 256 x 256 (without antialiasing), the rows 35:223 and
-    columns 32:220 of it, and an average pool to the encoder's input. All of it is
-    linear and separable, so it is one small matrix product for each axis.
+def identity_crop(
+    images: Float[Array, "N H W C"], size: int = 112
+) -> Float[Array, "N S S C"]:
+    """Crops the face from aligned images, as the published identity loss does.
+
+    The published code resizes bilinearly to 256 x 256 (without antialiasing), crops
+    rows 35:223 and columns 32:220, and average-pools to the encoder's input. All of
+    this is linear and separable, so it is a small matrix product per axis.
 
     Args:
         images: [N, H, W, 3].
         size: side of the result.
 
     Returns:
-        [N, size, size, 3], of the images' dtype and range.
+        [N, size, size, 3], in the images' dtype and range.
     """
     N, H, W, C = images.shape
     rows = jnp.asarray(crop_matrix(H, size, *FACE_ROWS), images.dtype)
@@ -35,8 +43,8 @@ def identity_crop(images: jax.Array, size: int = 112) -> jax.Array:
     return jnp.einsum("tw,nswc->nstc", columns, x, precision="highest")
 
 
-def average_pool(images: jax.Array, size: int) -> jax.Array:
-    """Averages images [N, H, W, C] of any size to [N, size, size, C]: `pool_matrix`."""
+def average_pool(images: Float[Array, "N H W C"], size: int) -> Float[Array, "N S S C"]:
+    """Averages images [N, H, W, C] of any size to [N, S, S, C] with `pool_matrix`."""
     if images.shape[1:3] == (size, size):
         return images
     rows, columns = (
@@ -45,17 +53,20 @@ def average_pool(images: jax.Array, size: int) -> jax.Array:
     return jnp.einsum("sh,nhwc,tw->nstc", rows, images, columns, precision="highest")
 
 
-def resize(images: jax.Array | np.ndarray, size: int) -> jax.Array | np.ndarray:
-    """Resizes to a square as `bilinear_matrix` does, by reading two pixels for each.
+def resize(
+    images: Float[JaxOrNumPy, "N H W C"], size: int
+) -> Float[JaxOrNumPy, "N S S C"]:
+    """Resizes to a square, as `bilinear_matrix` does, by gathering two pixels per axis.
 
-    At 1024 pixels that takes a third of the time of the matrix products.
+    At 1024 pixels, this takes a third of the time of the matrix products.
 
     Args:
-        images: [N, H, W, C], floating; of NumPy, NumPy does it and nothing is compiled.
-        size: side of the result; images of that size come back as they are.
+        images: [N, H, W, C], floating. NumPy arrays are resized by NumPy, without
+            compilation.
+        size: side of the result; images of this size are returned unchanged.
 
     Returns:
-        [N, size, size, C], of the images' dtype and range.
+        [N, size, size, C], in the images' dtype and range.
     """
     _, H, W, _ = images.shape
     if H == W == size:
@@ -69,21 +80,25 @@ def resize(images: jax.Array | np.ndarray, size: int) -> jax.Array | np.ndarray:
 
 
 @functools.cache
-def crop_matrix(length: int, size: int, start: int, stop: int) -> np.ndarray:
-    """Returns the [size, length] float64 matrix of `identity_crop` along one axis."""
+def crop_matrix(
+    length: int, size: int, start: int, stop: int
+) -> Float64[np.ndarray, "size length"]:
+    """Returns `identity_crop`'s [size, length] float64 matrix along one axis."""
     face = bilinear_matrix(length, FACE_SIZE)[start:stop]  # [stop - start, length]
     matrix = pool_matrix(stop - start, size) @ face
-    matrix.setflags(write=False)  # the cache hands the same array to everybody
+    matrix.setflags(write=False)  # the cache returns the same array to every caller
     return matrix
 
 
-def bilinear_matrix(length: int, size: int, align_corners: bool = False) -> np.ndarray:
-    """Returns bilinear resizing along one axis, [size, length] float64.
+def bilinear_matrix(
+    length: int, size: int, align_corners: bool = False
+) -> Float64[np.ndarray, "size length"]:
+    """Returns the matrix of bilinear resizing along one axis, [size, length] float64.
 
-    Pixel centres lie at halves and edges repeat; with `align_corners` the first pixel
-    and the last stay where they are, and the others spread evenly between. There is no
-    antialiasing, so shrinking by 4 reads two pixels of four: PyTorch's `interpolate`
-    does so, and the published numbers depend on it.
+    Pixel centres lie at half-integers and edges repeat. With `align_corners`, the first
+    and last pixels keep their positions and the rest are spread evenly between them.
+    There is no antialiasing, so shrinking by 4 reads two of every four pixels, as in
+    PyTorch's `interpolate`; the published results depend on this.
     """
     first, second, share = bilinear_taps(length, size, align_corners)
     rows = np.arange(size)
@@ -95,8 +110,12 @@ def bilinear_matrix(length: int, size: int, align_corners: bool = False) -> np.n
 
 def bilinear_taps(
     length: int, size: int, align_corners: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns which two pixels `bilinear_matrix` reads, and the second's share.
+) -> tuple[
+    Int64[np.ndarray, " size"],
+    Int64[np.ndarray, " size"],
+    Float64[np.ndarray, " size"],
+]:
+    """Returns the indices of the pixels that are blended, and the second's weight.
 
     Returns:
         [size] int64, [size] int64, and [size] float64 in [0, 1).
@@ -110,11 +129,12 @@ def bilinear_taps(
     return first, np.minimum(first + 1, length - 1), centres - first
 
 
-def pool_matrix(length: int, size: int) -> np.ndarray:
-    """Returns adaptive average pooling along one axis, [size, length] float64.
+def pool_matrix(length: int, size: int) -> Float64[np.ndarray, "size length"]:
+    """Returns the matrix of adaptive average pooling along one axis, float64.
 
-    Window i reaches from floor(i * length / size) to ceil((i + 1) * length / size), so
-    windows overlap where size doesn't divide length, and repeat where it is larger.
+    The matrix is [size, length]. Window i spans floor(i * length / size) to
+    ceil((i + 1) * length / size), so windows overlap if size does not divide length and
+    repeat if size is larger.
     """
     matrix = np.zeros((size, length))
     for i in range(size):

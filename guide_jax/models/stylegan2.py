@@ -1,24 +1,27 @@
 """StyleGAN2's generator with skip connections, unconditional.
 
-One class serves NVlabs' stylegan2-ada-pytorch and rosinality's parameterisation (the
-e4e decoder). They differ in names, in layouts and in one number: NVlabs adds 1e-8 to
-the demodulation's sum of squares of raw weights, rosinality to that of weights times
-1 / sqrt(k * k * I). The raw sum is of the order of k * k * I, so the two differ by
-about 1e-8 of it, less than float32's rounding, and NVlabs' form stands for both.
+One class covers NVlabs' stylegan2-ada-pytorch and rosinality's parameterisation (the
+e4e decoder). They differ in names, layouts and one detail: in the demodulation, NVlabs
+adds 1e-8 to the sum of squares of the raw weights, rosinality to that of the weights
+times 1 / sqrt(k * k * I). The raw sum is of the order of k * k * I, so the relative
+difference is about 1e-8, below float32's precision, and NVlabs' form is used for both.
 
-Weights are kept as published, before the equalised learning rate's scale: gradients and
-Adam then move them as they move the published ones. Leaf names are NVlabs'.
+Weights are stored as published, before the equalised learning rate's scale, so that
+gradients and Adam update them as in the published code. Leaf names are NVlabs'.
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax.models import ops
+from guide_jax.models.shapes import Array
 
 NOISE_MODES = ("const", "none")
 
@@ -46,17 +49,20 @@ class Mapping(nnx.Module):
         self.w_avg = ops.Buffer(jnp.zeros((w_dim,), jnp.float32))
 
     def __call__(
-        self, z: jax.Array, psi: float = 1.0, cutoff: int | None = None
-    ) -> jax.Array:
-        """Maps latents to codes.
+        self,
+        z: Float[Array, "N Z"],
+        psi: float | int = 1.0,
+        cutoff: int | None = None,
+    ) -> Float[Array, "N L D"]:
+        """Maps latents z to codes w.
 
         Args:
             z: [N, Z], standard normal.
-            psi: truncation, a Python number: 1 changes nothing, 0 gives `w_avg`.
-            cutoff: how many of the L vectors to truncate, from the first; None for all.
+            psi: truncation, a Python number: 1 for none, 0 gives `w_avg`.
+            cutoff: number of the L vectors to truncate, from the first; None for all.
 
         Returns:
-            w [N, L, D]; the same vector L times, but for truncation.
+            w [N, L, D], the same vector L times, apart from truncation.
         """
         x = ops.normalize_2nd_moment(z)
         for i in range(self.num_layers):
@@ -64,21 +70,21 @@ class Mapping(nnx.Module):
         w = jnp.repeat(x[:, None], self.num_ws, axis=1)  # [N, L, D]
         if psi == 1:
             return w
-        w_avg = self.w_avg[...]
+        w_avg = self.w_avg[...][None, None, :]
         truncated = w_avg + psi * (w - w_avg)
         cutoff = self.num_ws if cutoff is None else cutoff
         return jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
 
 
-def check_input(w: jax.Array, num_ws: int, noise: str) -> None:
+def check_input(w: Float[Array, "... L D"], num_ws: int, noise: str) -> None:
     """Raises ValueError unless w is [N, num_ws, D] and the noise mode is known."""
     if w.ndim != 3 or w.shape[1] != num_ws:
-        # JAX would clamp a bad index and go on.
+        # JAX would silently clamp an index out of range.
         raise ValueError(
-            f"w has shape {list(w.shape)}, this generator needs [N, {num_ws}, D]"
+            f"w has shape {list(w.shape)}; this generator takes [N, {num_ws}, D]"
         )
     if noise not in NOISE_MODES:
-        raise ValueError(f"noise is {noise!r}, not one of {NOISE_MODES}")
+        raise ValueError(f"unknown noise mode {noise!r}; choose one of {NOISE_MODES}")
 
 
 class SynthesisLayer(nnx.Module):
@@ -92,7 +98,7 @@ class SynthesisLayer(nnx.Module):
         w_dim: int,
         *,
         up: bool,
-        conv_clamp: float | None,
+        conv_clamp: float | int | None,
         rngs: nnx.Rngs,
     ):
         self.up = up
@@ -103,12 +109,16 @@ class SynthesisLayer(nnx.Module):
         self.noise_strength = nnx.Param(jnp.zeros((), jnp.float32))
         self.noise_const = ops.Buffer(ops.normal(rngs, (resolution, resolution)))
 
-    def __call__(self, x: jax.Array, w: jax.Array, noise: str) -> jax.Array:
-        """Maps x [N, H, W, I] under w [N, D] to [N, H, W, O] or [N, 2H, 2W, O]."""
+    def __call__(
+        self, x: Float[Array, "N H W I"], w: Float[Array, "N D"], noise: str
+    ) -> Float[Array, "N h w O"]:
+        """Maps x [N, H, W, I] with w [N, D] to [N, H, W, O] or [N, 2H, 2W, O]."""
         y = ops.modulated_conv(x, self.weight[...], self.affine(w), up=self.up)
         if noise == "const":
-            y = y + (self.noise_const[...] * self.noise_strength[...])[:, :, None]
-        y = ops.leaky_relu(y + self.bias[...], clamp=self.conv_clamp)
+            plane = self.noise_const[...] * self.noise_strength[...]  # [H, W]
+            y = y + plane[None, :, :, None]
+        y = y + ops.channelwise(self.bias[...], y)
+        y = ops.leaky_relu(y, clamp=self.conv_clamp)
         return y.astype(x.dtype)
 
 
@@ -116,27 +126,30 @@ class ToRGB(nnx.Module):
     """A modulated 1x1 convolution to RGB, without demodulation."""
 
     def __init__(
-        self, fan_in: int, w_dim: int, *, conv_clamp: float | None, rngs: nnx.Rngs
+        self, fan_in: int, w_dim: int, *, conv_clamp: float | int | None, rngs: nnx.Rngs
     ):
         self.conv_clamp = conv_clamp
         self.affine = ops.Linear(w_dim, fan_in, bias_init=1.0, rngs=rngs)
         self.weight = nnx.Param(ops.normal(rngs, (1, 1, fan_in, 3)))
         self.bias = nnx.Param(jnp.zeros((3,), jnp.float32))
 
-    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """Maps x [N, H, W, I] under w [N, D] to [N, H, W, 3], of w's dtype."""
+    def __call__(
+        self, x: Float[Array, "N H W I"], w: Float[Array, "N D"]
+    ) -> Float[Array, "N H W 3"]:
+        """Maps x [N, H, W, I] with w [N, D] to [N, H, W, 3] in w's dtype."""
         weight = self.weight[0, 0]  # [I, 3]
         style = self.affine(w) / math.sqrt(weight.shape[0])  # [N, I]
-        # Here a kernel per example is cheap, and spares a pass over the activations.
-        kernels = style[:, :, None] * weight  # [N, I, 3]
-        y = ops.product("nhwi,nio->nhwo", x, kernels) + self.bias[...]
+        # A kernel per example is cheap here and saves a pass over the activations.
+        kernels = style[:, :, None] * weight[None]  # [N, I, 3]
+        y = ops.product("nhwi,nio->nhwo", x, kernels)
+        y = y + ops.channelwise(self.bias[...], y)
         if self.conv_clamp is None:
             return y
         return jnp.clip(y, -self.conv_clamp, self.conv_clamp)
 
 
 class SynthesisBlock(nnx.Module):
-    """One resolution: `conv0` (doubles the size; not at 4 pixels), `conv1`, `torgb`."""
+    """A resolution: `conv0` (doubles the size; absent at 4 px), `conv1`, `torgb`."""
 
     def __init__(
         self,
@@ -145,7 +158,7 @@ class SynthesisBlock(nnx.Module):
         resolution: int,
         w_dim: int,
         *,
-        conv_clamp: float | None,
+        conv_clamp: float | int | None,
         rngs: nnx.Rngs,
     ):
         layer = functools.partial(
@@ -156,7 +169,6 @@ class SynthesisBlock(nnx.Module):
             conv_clamp=conv_clamp,
             rngs=rngs,
         )
-        self.is_first = fan_in is None
         if fan_in is None:
             self.const = nnx.Param(ops.normal(rngs, (resolution, resolution, fan_out)))
         else:
@@ -166,41 +178,42 @@ class SynthesisBlock(nnx.Module):
 
     def __call__(
         self,
-        x: jax.Array | None,
-        image: jax.Array | None,
-        w: jax.Array,
+        x: Float[Array, "N H W I"] | None,
+        image: Float[Array, "N H W 3"] | None,
+        w: Float[Array, "N K D"],
         noise: str,
         dtype: jax.typing.DTypeLike | None = None,
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Float[Array, "N _ _ _"]]:
         """Runs the block.
 
         Args:
-            x: activations of the block before [N, H, W, I]; None in the first.
-            image: its image [N, H, W, 3]; None in the first.
-            w: the block's codes, one per layer, [N, 3, D], in the first [N, 2, D].
+            x: the previous block's activations [N, H, W, I]; None in the first block.
+            image: the previous block's image [N, H, W, 3]; None in the first block.
+            w: the block's codes, one per layer: [N, 3, D], or [N, 2, D] in the first.
             noise: 'const' or 'none'.
-            dtype: of the first block's activations; those after it have their x's.
+            dtype: dtype of the first block's activations; later blocks use x's dtype.
 
         Returns:
-            `x` [N, 2H, 2W, O], `img` [N, 2H, 2W, 3] and, but in the first, `conv0`.
+            `x` [N, 2H, 2W, O], `img` [N, 2H, 2W, 3] and, except in the first block,
+            `conv0`.
         """
-        out = {}
-        if self.is_first:
-            x = self.const[...].astype(dtype or self.const.dtype)
-            x = jnp.broadcast_to(x, (w.shape[0], *x.shape))
+        out: dict[str, Array] = {}
+        if x is None:
+            const = self.const[...].astype(dtype or self.const.dtype)
+            x = jnp.broadcast_to(const, (w.shape[0], *const.shape))
         else:
             x = out["conv0"] = self.conv0(x, w[:, 0], noise)
         out["x"] = self.conv1(x, w[:, -2], noise)
         rgb = self.torgb(out["x"], w[:, -1])
-        out["img"] = rgb if self.is_first else ops.upsample(image) + rgb
+        out["img"] = rgb if image is None else ops.upsample(image) + rgb
         return out
 
 
 class Synthesis(nnx.Module):
-    """The synthesis network: blocks `b4`, `b8`, ... up to the image's resolution.
+    """The synthesis network: blocks `b4`, `b8`, ..., up to the image's resolution.
 
     Attributes:
-        feature_name: the activation that the last toRGB reads, such as 'b32.x'.
+        feature_name: name of the activation that the last toRGB reads, as in 'b32.x'.
     """
 
     def __init__(
@@ -208,7 +221,7 @@ class Synthesis(nnx.Module):
         w_dim: int,
         channels: Sequence[int],
         *,
-        conv_clamp: float | None,
+        conv_clamp: float | int | None,
         rngs: nnx.Rngs,
     ):
         self.resolutions = tuple(4 << i for i in range(len(channels)))
@@ -227,28 +240,28 @@ class Synthesis(nnx.Module):
 
     def __call__(
         self,
-        w: jax.Array,
+        w: Float[Array, "... L D"],  # any rank: check_input's error is plainer
         noise: str = "const",
         dtype: jax.typing.DTypeLike | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Makes images from codes.
+    ) -> tuple[Float[Array, "N H W 3"], dict[str, Float[Array, "N _ _ _"]]]:
+        """Synthesises images from codes.
 
         Args:
             w: [N, L, D].
             noise: 'const' for the stored noise, 'none' for no noise.
-            dtype: that convolutions run in; None: the parameters'.
+            dtype: dtype of the convolutions; None for the parameters'.
 
         Returns:
             The images [N, H, W, 3], about [-1, 1] and not clipped, and the activations
             by name, NHWC: 'b8.x', 'b8.img', 'b8.conv0' and so on ('b4' has no conv0).
-            Whatever `dtype` is, the images have the parameters'.
+            The images always have the parameters' dtype.
 
         Raises:
-            ValueError: w has not L vectors, or the noise's name is unknown.
+            ValueError: w does not hold L vectors, or the noise mode is unknown.
         """
         check_input(w, self.num_ws, noise)
-        x = image = None
-        activations = {}
+        x, image = None, cast(Any, None)
+        activations: dict[str, Array] = {}
         for i, resolution in enumerate(self.resolutions):
             # A block's toRGB shares its code with the next block's first layer.
             block_w = w[:, max(2 * i - 1, 0) : 2 * i + 2]
@@ -262,17 +275,17 @@ class StyleGAN2(nnx.Module):
     """A StyleGAN2 generator.
 
     Args:
-        resolution: of the image, in pixels; a power of two.
-        channels: of the activations at 4, 8, ... `resolution` pixels.
+        resolution: side of the image, in pixels; a power of two.
+        channels: channels of the activations at 4, 8, ..., `resolution` pixels.
         z_dim: length of a latent.
         w_dim: length of a style vector.
         mapping_layers: number of the mapping network's layers.
-        mapping_lr_multiplier: factor on their weights and biases.
+        mapping_lr_multiplier: factor on the mapping network's weights and biases.
         conv_clamp: limit on every layer's output; None for none.
         rngs: source of the initial weights and of the stored noise.
 
     Raises:
-        ValueError: `channels` does not reach from 4 to `resolution`.
+        ValueError: `channels` does not cover 4 to `resolution` pixels.
     """
 
     kind = "stylegan2"
@@ -286,15 +299,16 @@ class StyleGAN2(nnx.Module):
         w_dim: int = 512,
         mapping_layers: int = 8,
         mapping_lr_multiplier: float = 0.01,
-        conv_clamp: float | None = None,
+        conv_clamp: float | int | None = None,
         rngs: nnx.Rngs,
     ):
         channels = tuple(channels)
         if not channels or resolution != 2 << len(channels):
             raise ValueError(
-                f"{len(channels)} channel counts do not make {resolution} pixels"
+                f"{len(channels)} channel counts do not fit {resolution} pixels:"
+                " one is needed for each of 4, 8, ... up to the resolution"
             )
-        # As a tuple, for a dict would make the graph definition unhashable.
+        # A tuple, because a dict would make the graph definition unhashable.
         self._config = (
             ("resolution", resolution),
             ("channels", channels),
@@ -313,6 +327,11 @@ class StyleGAN2(nnx.Module):
         self.mapping = Mapping(z_dim, w_dim, *mapping_args, rngs=rngs)
 
     @property
+    def feature_name(self) -> str:
+        """Name of the activation that the last output head reads."""
+        return self.synthesis.feature_name
+
+    @property
     def config(self) -> dict:
-        """The constructor's arguments, fit for JSON."""
+        """The constructor's arguments; JSON types, except for tuples."""
         return dict(self._config)

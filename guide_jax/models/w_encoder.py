@@ -1,22 +1,25 @@
-"""A small inversion encoder: a face photo to the code that a generator shows it by."""
+"""A small inversion encoder: maps a face photo to the code that reproduces it."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.photo_encoder import PhotoEncoder
 from guide_jax.models.resample import average_pool
+from guide_jax.models.shapes import Array
 
 
-class WEncoder(nnx.Module):
+class WEncoder(PhotoEncoder):
     """Photo `[N, H, W, 3]` -> code minus w_avg, `[N, L, D]`.
 
-    An IR-SE trunk on the whole face, averaged to a small square. It says one w, and
-    repeats it for every layer: trained on a generator's own samples, it knows no
-    others. With L = 1 it is for every generator of the same W space.
+    An IR-SE trunk applied to the whole face, averaged to a small square. It predicts
+    one w and repeats it for every layer, because it is trained on a generator's own
+    samples, which all have that form. With L = 1, it serves every generator of the same
+    W space.
     """
 
     kind: ClassVar[str] = "w_encoder"
@@ -34,29 +37,18 @@ class WEncoder(nnx.Module):
         """Builds the encoder.
 
         Args:
-            num_ws: L of the generator, or 1.
-            w_dim: D of the generator.
-            input_size: side to which faces are averaged.
-            units: residual units for each stage.
+            num_ws: the generator's L, or 1.
+            w_dim: the generator's D.
+            input_size: side that faces are averaged to, in pixels.
+            units: residual units per stage.
             widths: channels of the stem, then of each stage.
-            rngs: for the initial weights.
+            rngs: source of the initial weights.
         """
-        self.num_ws, self.w_dim, self.input_size = num_ws, w_dim, input_size
+        super().__init__(num_ws, w_dim, input_size, units, widths)
         self.trunk = IRNet(units, widths, True, w_dim, input_size, rngs=rngs)
 
-    @property
-    def config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "num_ws": self.num_ws,
-            "w_dim": self.w_dim,
-            "input_size": self.input_size,
-            "units": self.trunk.units,
-            "widths": self.trunk.widths,
-        }
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Encodes aligned faces in [-1, 1] of any size."""
+    def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N L D"]:
+        """Encodes aligned faces `[N, H, W, 3]` in [-1, 1], of any size."""
         small = average_pool(images, self.input_size)
         w = self.trunk.project(small)  # [N, D]
         return jnp.repeat(w[:, None], self.num_ws, axis=1)  # [N, L, D]

@@ -1,1 +1,1 @@
-"""Results as pictures, tables and a page."""
+"""Presents results as pictures, tables and a page."""

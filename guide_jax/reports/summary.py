@@ -1,4 +1,17 @@
-"""Sums up a run over people: rows, means and deviations, as a dict and as CSV."""
+"""A run's results, as dicts and as CSV, with the same schema for one person and many.
+
+`results.json`, in a person's folder and in the run's, contains:
+
+    schema      version of this schema
+    people      an entry for each person: person, title, measures, judges (each further
+                judge's measures), inversion (photos only), notes, ids, seconds
+    mean        measures, judges and inversion, averaged over the people
+    deviation   their sample standard deviations, for values from two or more people
+    id_targets  mean identity similarity of different people's targets, or null
+    failed      title and fault of each person who failed
+    config      settings of the training and of the measures
+    versions    versions of packages and Python, and the kind of device
+"""
 
 import csv
 import importlib.metadata
@@ -7,83 +20,149 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from guide_jax.metrics.evaluator import measures_in
+from guide_jax.metrics.measures import INVERSION, MEASURES, Measure
+from guide_jax.storage.fingerprint import SCHEMA
+from guide_jax.storage.run_folder import EMBEDDINGS
 
 PACKAGES = "guide-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
 
 class Done(NamedTuple):
-    """A person who was forgotten: what `results.json` holds, and the folder of it."""
+    """A person who was forgotten: the entry in `people`, and the person's folder."""
 
-    results: Mapping
+    entry: Mapping[str, Any]
     folder: Path
 
 
 class Failed(NamedTuple):
-    """A person who could not be: for captions, and why in one line."""
+    """A person who failed: the title, and the reason in one line."""
 
     title: str
     fault: str
 
 
-def summarise(done: Sequence[Done], failed: Sequence[Failed], config: Mapping) -> dict:
-    """Sums up a run.
+class Column(NamedTuple):
+    """A table's column: a measure by the first or a further judge, or of an inversion.
+
+    Attributes:
+        name: the measure's name.
+        judge: the further judge's name, or "" for the first judge.
+        inversion: whether the measure compares a photo with its reconstruction.
+    """
+
+    name: str
+    judge: str = ""
+    inversion: bool = False
+
+    @property
+    def label(self) -> str:
+        """Returns the column's label, such as "id", "facenet.id" or "inversion.id"."""
+        group = "inversion" if self.inversion else self.judge
+        return f"{group}.{self.name}" if group else self.name
+
+    @property
+    def measure(self) -> Measure:
+        """Returns the measure's entry in the registry."""
+        return (INVERSION if self.inversion else MEASURES)[self.name]
+
+    @property
+    def meaning(self) -> str:
+        """Returns a description of the column's values."""
+        return self.measure.describe(self.judge)
+
+
+Cells = dict[Column, float | int | None]
+
+
+def cells(entry: Mapping[str, Any]) -> Cells:
+    """Returns the values in an entry of `people`, or in `mean` or `deviation`.
+
+    They are in the registry's order; further judges' values follow the first judge's.
+    """
+    measures, judges = entry["measures"], entry.get("judges", {})
+    found: Cells = {}
+    for name in MEASURES:
+        if name in measures:
+            found[Column(name)] = measures[name]
+        for judge, values in judges.items():
+            if name in values:
+                found[Column(name, judge)] = values[name]
+    for name, value in entry.get("inversion", {}).items():
+        found[Column(name, inversion=True)] = value
+    return found
+
+
+def _nested(values: Mapping[Column, float]) -> dict[str, dict]:
+    """Returns values in the nested form that `cells` reads."""
+    nested: dict[str, dict] = {"measures": {}, "judges": {}, "inversion": {}}
+    for column, value in values.items():
+        if column.inversion:
+            nested["inversion"][column.name] = value
+        elif column.judge:
+            nested["judges"].setdefault(column.judge, {})[column.name] = value
+        else:
+            nested["measures"][column.name] = value
+    return nested
+
+
+def summarise(
+    done: Sequence[Done], failed: Sequence[Failed], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a run's results, JSON-able, in the schema of this module's docstring.
 
     Args:
-        done: in the run's order.
-        failed: likewise.
-        config: the run's.
-
-    Returns:
-        "mean" and "deviation" (of the sample) of each measure over the people where it
-        was found; "id_targets", the mean identity similarity of different people's
-        targets (None below two); "people", a row of measures each; "failed"; "config"
-        and "versions". Fit for JSON.
+        done: the people who were forgotten, in the run's order.
+        failed: the people who failed, in the run's order.
+        config: all config fields, nested.
     """
-    rows = [_row(results) for results, _ in done]
-    names = dict.fromkeys(name for row in rows for name in list(row)[2:])
-    found = {n: [row[n] for row in rows if row.get(n) is not None] for n in names}
-    found = {name: values for name, values in found.items() if values}
+    rows = [cells(entry) for entry, _ in done]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    found: dict[Column, list[float]] = {}
+    for column in columns:
+        values = [row.get(column) for row in rows]
+        if known := [float(value) for value in values if value is not None]:
+            found[column] = known
     return {
-        "mean": {name: float(np.mean(x)) for name, x in found.items()},
-        "deviation": {
-            name: float(np.std(x, ddof=1)) for name, x in found.items() if len(x) > 1
-        },
-        "id_targets": _likeness_of_targets([folder for _, folder in done]),
-        "people": rows,
+        "schema": SCHEMA,
+        "people": [dict(entry) for entry, _ in done],
+        "mean": _nested({c: float(np.mean(x)) for c, x in found.items()}),
+        "deviation": _nested(
+            {c: float(np.std(x, ddof=1)) for c, x in found.items() if len(x) > 1}
+        ),
+        "id_targets": _similarity_of_targets([folder for _, folder in done]),
         "failed": [fault._asdict() for fault in failed],
-        "config": json.loads(json.dumps(config)),  # with lists, as it is read again
+        "config": json.loads(json.dumps(config)),  # tuples become lists, as when read
         "versions": versions(),
     }
 
 
-def to_csv(summary: Mapping) -> str:
-    """Returns the rows as CSV, with a header; an empty cell is a measure not found.
+def to_csv(summary: Mapping[str, Any]) -> str:
+    """Returns a CSV table with a row for each person; missing values are empty cells.
 
-    It holds no times: the same run gives the same text.
+    It contains no times, so the same run gives the same text.
     """
-    rows = summary["people"]
-    names = dict.fromkeys(["person", "title", *(name for row in rows for name in row)])
+    rows = [(entry, cells(entry)) for entry in summary["people"]]
+    columns = list(dict.fromkeys(column for _, row in rows for column in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "fault"])
-    for row in rows:
-        cells = [row.get(name) for name in names]
-        cells = [f"{c:.6f}" if isinstance(c, float) else c for c in cells]
-        writer.writerow([*cells, ""])
+    writer.writerow(["person", "title", *(c.label for c in columns), "fault"])
+    for entry, row in rows:
+        values = [row.get(column) for column in columns]
+        texts = [f"{v:.6f}" if isinstance(v, float) else v for v in values]
+        writer.writerow([entry["person"], entry["title"], *texts, ""])
     for fault in summary["failed"]:
-        blank = [""] * (len(names) - 2)
+        blank = [""] * len(columns)
         writer.writerow(["", fault["title"], *blank, fault["fault"]])
     return out.getvalue()
 
 
 def versions() -> dict[str, str]:
-    """Returns what the run was made with: packages, Python, the device."""
+    """Returns the versions of Python and of packages, and the kind of device."""
     found = {
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
@@ -91,27 +170,19 @@ def versions() -> dict[str, str]:
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run without installing
+        except importlib.metadata.PackageNotFoundError:  # running from a clone
             found[package] = "not installed"
     return found
 
 
-def _row(results: Mapping) -> dict:
-    row = {name: results[name] for name in ("person", "title")}
-    row |= {name: results[name] for name in measures_in(results)}
-    inversion = results.get("inversion", {})
-    return row | {f"inversion_{name}": value for name, value in inversion.items()}
-
-
-def _likeness_of_targets(folders: Sequence[Path]) -> float | None:
-    """Returns the mean cosine of different people's targets: are they one face?"""
-    found = []
+def _similarity_of_targets(folders: Sequence[Path]) -> float | None:
+    """Returns the mean cosine similarity of different people's targets."""
+    targets = []
     for folder in folders:
-        with np.load(folder / "embeddings.npz") as archive:
-            found += [archive["target"]] if "target" in archive.files else []
-    pairs = np.triu_indices(len(found), 1)
-    return (
-        float((np.array(found) @ np.array(found).T)[pairs].mean())
-        if len(found) > 1
-        else None
-    )
+        with np.load(folder / EMBEDDINGS) as archive:
+            if "target" in archive.files:
+                targets.append(archive["target"])
+    if len(targets) < 2:
+        return None
+    pairs = np.triu_indices(len(targets), 1)
+    return float((np.array(targets) @ np.array(targets).T)[pairs].mean())

@@ -1,1 +1,1 @@
-"""Files: networks, results, training states, and their fingerprints."""
+"""Stores networks, results and train states, and computes fingerprints."""

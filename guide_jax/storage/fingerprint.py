@@ -1,33 +1,33 @@
-"""What makes two runs the same: hashes of people, settings, weights and files."""
+"""Hashes people, settings, networks and files, to tell whether two runs are equal."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
+from guide_jax.config_types import Config, Source
 from guide_jax.errors import InputError
 from guide_jax.people import Person
 
-# Fields that say where things go, where they are computed and how they are counted, not
-# what a training does.
+# Fields that do not change what a training computes.
 NOT_TRAINING = (
     "name", "save_every", "cache", "source", "networks", "evaluate", "render",
-    "frugal", "parallel",
+    "gradient_accumulation", "parallel",
 )  # fmt: skip
+# Version of the schema of results.json; results in an older one are measured again.
+SCHEMA = 2
 
 
-def of_person(person: Person, source: ConfigDict, hashes: Mapping[str, str]) -> str:
-    """Returns a hash of whom a run forgets.
+def of_person(person: Person, source: Source, hashes: Mapping[str, str]) -> str:
+    """Returns a hash of the person to forget.
 
     Args:
-        person: whom.
-        source: how they are found, `config.source`.
-        hashes: of the run's networks, by role.
+        person: the person.
+        source: the settings of `config.source`.
+        hashes: role -> hash of the run's network.
 
     Raises:
-        InputError: the photo can't be read. Of a test photo, that is a fingerprint too.
+        InputError: the photo cannot be read. An unreadable test photo is not an error.
     """
     who: dict = {"seed": person.seed, "psi": source.psi}
     if person.photo:
@@ -38,42 +38,57 @@ def of_person(person: Person, source: ConfigDict, hashes: Mapping[str, str]) -> 
             except InputError:
                 tests.append("unreadable")
         roles = ["encoder"] + ["detector"] * (source.align != "none")
+        refine = source.refine
         who = {
             "photos": [of_file(person.photo), *tests],
             "align": source.align,
-            "refine": source.refine.to_dict(),
+            "refine": {"steps": refine.steps, "learning_rate": refine.learning_rate},
             "networks": [hashes.get(role) for role in roles],
         }
     return of(who)
 
 
-def of_training(config: ConfigDict, person: str, hashes: Mapping[str, str]) -> str:
-    """Returns a hash of all that a training's result depends on, but for the device.
+def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
+    """Returns a hash of everything that a training's result depends on but the device.
 
     Args:
-        config: the run's.
-        person: from `of_person`.
-        hashes: of the run's networks, by role.
+        config: the run's settings.
+        person: the person's hash, from `of_person`.
+        hashes: role -> hash of the run's network.
     """
-    settings = config.to_dict()
-    settings = {k: v for k, v in settings.items() if k not in NOT_TRAINING}
+    settings = {k: v for k, v in config.fields.items() if k not in NOT_TRAINING}
     roles = "generator", "lpips", "identity"
     return of([settings, person, [hashes[role] for role in roles]])
+
+
+def of_measures(
+    config: Config, hashes: Mapping[str, str], files: Sequence[Path], fid: str | None
+) -> str:
+    """Returns a hash of everything that a stored result's measures depend on.
+
+    Args:
+        config: the run's settings.
+        hashes: role -> hash of the run's network.
+        files: the external judges' files.
+        fid: `FidMeasure.made_of`; None without FID.
+    """
+    settings = [SCHEMA, config.fields["evaluate"], config.source.psi]
+    return of([*settings, dict(hashes), [of_file(path) for path in files], fid])
 
 
 def of_file(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, hexadecimal.
 
     Raises:
-        InputError: it can't be read.
+        InputError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def of(thing: object) -> str:
-    """Returns a hash of what JSON can say."""
-    return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()
+def of(data: object) -> str:
+    """Returns a hash of JSON-able data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

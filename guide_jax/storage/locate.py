@@ -1,14 +1,16 @@
 """Finds and loads the networks that a config names, or says how to get them."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
+from guide_jax.config_types import Config
 from guide_jax.errors import InputError
+from guide_jax.models.network import network_hash, on_device
 from guide_jax.storage.network_file import load_network
 
 KINDS = {
@@ -21,24 +23,43 @@ KINDS = {
     "inception": ("inception",),
 }
 BUNDLE = Path(__file__).parents[1] / "demo_weights"
-BUNDLED = "demo:"  # a path that starts so is in the bundle
+BUNDLED = "demo:"  # prefix of paths in the bundle
 
 
-def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
-    """Loads the networks that a run needs, and no others.
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a run.
 
-    Args:
-        config: as `configs/default.py` describes it.
+    Attributes:
+        by_role: role -> network, for the roles that the run needs.
+        hashes: role -> `network_hash`, computed once.
+    """
 
-    Returns:
-        role -> network.
+    by_role: Mapping[str, nnx.Module]
+    hashes: Mapping[str, str]
+
+    def __getitem__(self, role: str) -> Any:
+        return self.by_role[role]
+
+    def get(self, role: str) -> Any:
+        """Returns a role's network, or None."""
+        return self.by_role.get(role)
+
+    def on_device(self, device: jax.Device) -> "Networks":
+        """Returns copies of the networks on a device."""
+        copies = {role: on_device(x, device) for role, x in self.by_role.items()}
+        return Networks(copies, self.hashes)
+
+
+def load_networks(config: Config) -> Networks:
+    """Loads only the networks that a run needs.
 
     Raises:
-        InputError: some are missing (all are named), can't be read, or are of a kind
-            that doesn't fit their role.
+        InputError: networks are missing (the message names them all), cannot be read,
+            or have a kind that does not fit their role.
     """
     roles = needed(config)
-    if "encoder" in roles and not config.networks.encoder.path:
+    if "encoder" in roles and not config.networks["encoder"].path:
         raise InputError(
             f"config {config.name!r} has no inversion encoder, so it takes no photo;"
             " choose a person with --config.source.seed"
@@ -53,50 +74,59 @@ def load_networks(config: ConfigDict) -> dict[str, nnx.Module]:
     if missing:
         raise InputError(_missing(config, missing))
     try:
-        networks = {role: load_network(path) for role, path in paths.items()}
+        networks: dict[str, Any] = {
+            role: load_network(path) for role, path in paths.items()
+        }
     except ValueError as error:
         raise InputError(f"{error}; convert or download it again") from error
     for role, network in networks.items():
         if network.kind not in KINDS[role]:
             raise InputError(
                 f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
-                f" has to be one of: {', '.join(KINDS[role])}"
+                f" must be one of: {', '.join(KINDS[role])}"
             )
-    side = networks["generator"].resolution
-    seen = config.loss.lpips_resolution or side
-    if side % seen:
+    _check_lpips(config, networks, paths["lpips"])
+    hashes = {role: network_hash(network) for role, network in networks.items()}
+    return Networks(networks, hashes)
+
+
+def _check_lpips(config: Config, networks: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError unless LPIPS can compare the images of a step."""
+    resolution = networks["generator"].resolution
+    side = config.training.compute.lpips_resolution or resolution
+    if resolution % side:
         raise InputError(
-            f"config.loss.lpips_resolution is {seen}; it must divide the generator's"
-            f" {side} pixels, or be 0 for all of them"
+            f"config.loss.lpips_resolution is {side}; it must divide the generator's"
+            f" {resolution} pixels, or be 0 for full resolution"
         )
     try:
-        image = jax.ShapeDtypeStruct((1, seen, seen, 3), "float32")
+        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
         jax.eval_shape(networks["lpips"].features, image)
     except ValueError as error:
-        raise InputError(f"{paths['lpips']}: {error}") from error
-    return networks
+        raise InputError(f"{path}: {error}") from error
 
 
-def needed(config: ConfigDict) -> list[str]:
+def needed(config: Config) -> list[str]:
     """Returns the roles for which a run needs a network."""
+    photos = bool(config.source.image)
     wanted = {
-        "encoder": bool(config.source.image),
+        "encoder": photos,
         "detector": config.evaluate.align == "mtcnn"
-        or (bool(config.source.image) and config.source.align != "none"),
+        or (photos and config.source.align != "none"),
         "inception": config.evaluate.fid_samples > 0,
     }
     return [role for role in config.networks if wanted.get(role, True)]
 
 
 def locate(path: str) -> Path:
-    """Returns where a network is; "demo:NAME" is in the bundle."""
+    """Returns a network's path; "demo:NAME" refers to the demo bundle."""
     if path.startswith(BUNDLED):
         return BUNDLE / path.removeprefix(BUNDLED)
     return Path(path)
 
 
-def _missing(config: ConfigDict, roles: list[str]) -> str:
-    """Says which networks are missing; how to get them, where the config knows."""
+def _missing(config: Config, roles: Sequence[str]) -> str:
+    """Returns a message that names the missing networks and says how to get them."""
     places = [(role, config.networks[role]) for role in roles]
     if not any(network.published for _, network in places):
         return "; ".join(
@@ -104,7 +134,7 @@ def _missing(config: ConfigDict, roles: list[str]) -> str:
             for role, network in places
         )
     lines = [f"{len(roles)} converted networks of config {config.name!r} are missing:"]
-    files = []
+    files: list[str] = []
     for role, network in places:
         names = f", from {' and '.join(network.files)}" if network.files else ""
         lines.append(f"  {role}: {network.path}{names} ({network.published})")
@@ -113,23 +143,3 @@ def _missing(config: ConfigDict, roles: list[str]) -> str:
         command = f"python -m convert {' '.join(files)} --out weights"
         lines.append(f"Download them, then run: {command}")
     return "\n".join(lines)
-
-
-def make_mapping(generator: nnx.Module, psi: float = 1.0) -> Callable:
-    """Returns the jitted pass from z `[N, Z]` to w `[N, L, D]`, truncated by psi."""
-    return jitted(generator.mapping, lambda mapping, z: mapping(z, psi=psi))
-
-
-def jitted(networks: Any, function: Callable) -> Callable:
-    """Jits `function(networks, *args)`, the weights as arguments of the program.
-
-    Args:
-        networks: a network, or a tuple of them.
-        function: pure, of `networks` and arrays.
-
-    Returns:
-        The function of the remaining arguments.
-    """
-    graph, state = nnx.split(networks)
-    program = jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))
-    return lambda *args: program(state, *args)

@@ -1,7 +1,5 @@
-"""Trees of arrays as Orbax folders: whole or not there, by one thread at a time."""
+"""Saves and loads trees of arrays as Orbax folders, one thread at a time."""
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,17 +11,18 @@ import numpy as np
 import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
-# Orbax numbers a process's operations; two threads at once take each other's folders.
+# Orbax numbers the operations of a process, so two threads that save at once would
+# write to each other's folders.
 _orbax = threading.Lock()
 
 
 def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
-    """Writes a tree of arrays, in this process alone, in place of what is there.
+    """Writes a tree of arrays, replacing any existing one, from this process alone.
 
     Args:
-        path: absolute.
-        tree: of NumPy or JAX arrays.
-        about: what `read_about` is to return, JSON-able.
+        path: absolute path of the folder.
+        tree: a tree of NumPy or JAX arrays.
+        about: JSON-able metadata, which `read_about` returns.
     """
     options = orbax.options.MultiprocessingOptions(**_this_process())
     handler = orbax.CompositeCheckpointHandler(
@@ -31,33 +30,35 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
     tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
-    # The v1 function of the same format waits for all processes, whatever it is told.
+    # The v1 function writes the same format, but always waits for all processes.
     checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
     with _orbax, checkpointer:
         checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
 
 
 def load(path: Path, like: Any = None) -> Any:
-    """Returns a folder's tree, of NumPy arrays; a damaged folder raises anything.
+    """Returns the tree in a folder, as NumPy arrays.
+
+    A damaged folder makes Orbax raise any exception.
 
     Args:
-        path: absolute.
-        like: a tree of arrays of the structure, shapes and dtypes that are wanted; None
-            for those that are there.
+        path: absolute path of the folder.
+        like: a tree of arrays with the expected structure, shapes and dtypes; None to
+            use the stored ones.
     """
     with _alone():
-        return ocp.load(path, None if like is None else jax.tree.map(_room, like))
+        return ocp.load(path, None if like is None else jax.tree.map(_empty_like, like))
 
 
 def read_about(path: Path) -> Any:
-    """Returns what `save` was given as `about`; a damaged folder raises anything."""
+    """Returns a folder's metadata; Orbax raises any exception if it is damaged."""
     with _alone():
         return ocp.metadata(path).custom_metadata
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Orbax without the other processes and threads, for reading."""
+    """Lets one thread at a time read, without waiting for other processes."""
     context = ocp.Context()
     for name, value in _this_process().items():
         setattr(context.multiprocessing, name, value)
@@ -70,30 +71,5 @@ def _this_process() -> dict[str, Any]:
     return {"primary_host": process, "active_processes": {process}}
 
 
-def _room(array: jax.Array) -> np.ndarray:
+def _empty_like(array: jax.Array) -> np.ndarray:
     return np.empty(array.shape, array.dtype)
-
-
-def put(part: Path, path: Path) -> None:
-    """Renames a whole file or folder to `path`, where an older one may stand."""
-    if not path.is_dir():
-        os.replace(part, path)
-        return
-    old = replaced(part)
-    remove(old)  # of a program that was killed here
-    os.replace(path, old)
-    os.replace(part, path)
-    remove(old)
-
-
-def replaced(part: Path) -> Path:
-    """Returns where `put` keeps what it is about to replace."""
-    return part.with_suffix(".old")
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

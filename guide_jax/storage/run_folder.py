@@ -1,222 +1,205 @@
-"""What a person's folder holds: its files, written whole, read with suspicion."""
+"""Names, writes and reads the files in a run's folder and in a person's folder."""
 
+import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from flax import nnx
 
 from guide_jax.errors import InputError
-from guide_jax.reports import report
+from guide_jax.latents import Codes
+from guide_jax.models.generator import Generator
+from guide_jax.storage.atomic import (
+    check_writable,
+    write_arrays,
+    write_json,
+)
 from guide_jax.storage.network_file import load_network, read_about, save_network
-from guide_jax.training.train_state import Keeper
+from guide_jax.storage.step_log import StepLog
+from guide_jax.training.checkpoint import TrainStateStore
 
+# Files of a run.
+TABLE, PAGE, PEOPLE = "results.csv", "report.html", "people"
+# Files of a person. If a run has only one person, both share the run's folder.
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS = "codes.npz", "embeddings.npz"
-GENERATOR, PICTURES, CHECKPOINT = "generator", "pictures", ".checkpoint"
+GENERATOR, PICTURES, TRAIN_STATE = "generator", "pictures", ".checkpoint"
+RENDER = "render"
 
 
-class Codes(NamedTuple):
-    """Where in latent space a person is, and whereto.
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Information about a training, stored with the unlearned generator.
 
     Attributes:
-        w_u: `[1, L, D]`.
-        w_target: `[1, L, D]`.
-        tests: codes of other photos of the person `[T, L, D]`.
+        config: all fields of the run's config, nested.
+        training: hash of settings, person and networks, from `fingerprint.of_training`.
+        person: the person's title.
+        who: hash of the person, from `fingerprint.of_person`.
+        generator: hash of the original generator.
+        skipped: a line for each test photo that could not be used.
+        seconds: training time in seconds.
     """
 
-    w_u: np.ndarray
-    w_target: np.ndarray
-    tests: np.ndarray
+    config: dict[str, Any]
+    training: str
+    person: str
+    who: str
+    generator: str
+    skipped: list[str]
+    seconds: float
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TrainingRecord":
+        """Reads a record; raises KeyError if a field is missing."""
+        return cls(
+            **{field.name: data[field.name] for field in dataclasses.fields(cls)}
+        )
 
 
 class Stored(NamedTuple):
-    """What a training made.
+    """The stored result of a training.
 
     Attributes:
-        generator: the one that forgot.
-        codes: the person's.
-        about: the training's notes.
+        generator: the unlearned generator.
+        codes: the person's codes.
+        record: information about the training.
     """
 
-    generator: nnx.Module
+    generator: Generator
     codes: Codes
-    about: dict
+    record: TrainingRecord
 
 
 class PersonFolder:
     """The folder of one person's results.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path: Path):
-        """Names the folder; nothing is read or written yet."""
+        """Sets the path; nothing is read or written yet."""
         self.path = path
 
     def prepare(self) -> None:
-        """Makes the folder.
+        """Creates the folder.
 
         Raises:
-            InputError: it can't be made or written to, or the results would have no
-                place in it.
+            InputError: the folder cannot be created or written to, or something other
+                than a result has a result's name.
         """
         try:
             if (self.path / GENERATOR).exists():
-                read_about(self.path / GENERATOR)  # an earlier run's, to be replaced
+                read_about(self.path / GENERATOR)  # raises unless it may be replaced
             for name in (METRICS, RESULTS, PICTURE, CODES):
                 if (self.path / name).is_dir():
                     raise IsADirectoryError(f"{name} is a folder there")
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._probe()
+            check_writable(self.path)
         except (OSError, ValueError) as error:
-            raise InputError(f"no results can go to {self.path} ({error})") from error
+            raise InputError(
+                f"cannot write results to {self.path} ({error})"
+            ) from error
 
     # While training ------------------------------------------------------------------
 
-    def keeper(self, training: str, every: int) -> Keeper:
-        """Returns what keeps the state of a training, by its identity."""
-        return Keeper(self.path / CHECKPOINT, training, every)
+    def train_state(self, training: str, every: int) -> TrainStateStore:
+        """Returns the checkpoint store for a training, given its hash."""
+        return TrainStateStore(self.path / TRAIN_STATE, training, every)
 
-    def log(self, training: str) -> "StepLog":
-        """Returns the log of a training that begins, or goes on, by its identity."""
+    def step_log(self, training: str) -> StepLog:
+        """Returns the step log for a training, given its hash."""
         return StepLog(self._log_path(training))
 
-    def finish(self, forgetful: nnx.Module, codes: Codes, about: Mapping) -> None:
-        """Stores what a training made; from then on `stored` returns it.
-
-        Args:
-            forgetful: the generator.
-            codes: the person's.
-            about: notes; "training" is the training's identity.
-        """
-        for name in (RESULTS, PICTURE):  # an earlier run's don't belong to it
+    def finish(
+        self, generator: Generator, codes: Codes, record: TrainingRecord
+    ) -> None:
+        """Stores the result of a training; from then on `stored` returns it."""
+        for name in (RESULTS, PICTURE):  # from an earlier training
             (self.path / name).unlink(missing_ok=True)
-        training = np.array(about["training"])
-        self._save_arrays(CODES, codes._asdict() | {"training": training})
-        save_network(self.path / GENERATOR, forgetful, about=about)
+        training = np.array(record.training)
+        write_arrays(self.path / CODES, codes._asdict() | {"training": training})
+        about = dataclasses.asdict(record)
+        save_network(self.path / GENERATOR, generator, about=about)
 
     def stored(self, training: str) -> Stored | None:
-        """Returns what this training made; None if that is not there, or not whole."""
+        """Returns a training's result, given its hash; None if absent or incomplete."""
         try:
             stored = self.load()
         except InputError:
             return None
-        return stored if stored.about["training"] == training else None
+        return stored if stored.record.training == training else None
 
-    def settle(self, training: str) -> None:
-        """Ends a training whose generator is stored: its steps are final."""
-        part = self._log_path(training)
-        if part.exists():
-            part.replace(self.path / METRICS)
-        # What programs that were killed left behind.
-        for left in self.path.glob(f".{METRICS}.*.part"):
-            left.unlink()
-        for left in self.path.glob(f".{GENERATOR}.*"):
-            shutil.rmtree(left)
-        self.keeper("", 0).drop()
+    def clean_up(self, training: str) -> None:
+        """Moves a stored training's log into place and removes temporary files."""
+        log = self._log_path(training)
+        if log.exists():
+            log.replace(self.path / METRICS)
+        # Left by programs that were killed.
+        for path in self.path.glob(f".{METRICS}.*.part"):
+            path.unlink()
+        for path in self.path.glob(f".{GENERATOR}.*"):
+            shutil.rmtree(path)
+        self.train_state("", 0).drop()
 
     def _log_path(self, training: str) -> Path:
         return self.path / f".{METRICS}.{training[:16]}.part"
 
-    def _probe(self) -> None:
-        """Raises OSError where nothing can be written."""
-        probe = self.path / ".probe"
-        probe.touch()
-        probe.unlink()
-
     # Afterwards ----------------------------------------------------------------------
 
     def load(self) -> Stored:
-        """Returns what is stored, by whatever training.
+        """Returns the stored result, whichever training it is from.
 
         Raises:
-            InputError: they are not all there, or not whole.
+            InputError: files are missing or incomplete.
         """
         try:
             generator = load_network(self.path / GENERATOR)
             with (self.path / CODES).open("rb") as file, np.load(file) as archive:
                 codes = Codes(*(archive[name] for name in Codes._fields))
                 training = str(archive["training"])
-            about = read_about(self.path / GENERATOR)
-            if about["training"] != training:
-                raise ValueError(f"{CODES} is of another training than {GENERATOR}")
-            return Stored(generator, codes, about)
-        # Damaged archives make zipfile and numpy raise anything.
+            record = TrainingRecord.from_json(read_about(self.path / GENERATOR))
+            if record.training != training:
+                raise ValueError(
+                    f"{CODES} is from a different training than {GENERATOR}"
+                )
+            return Stored(generator, codes, record)
+        # zipfile and numpy raise any exception for damaged archives.
         except Exception as error:
             raise InputError(
-                f"{self.path}: no whole result is stored there ({error}); run it"
-                " without --mode=evaluate first"
+                f"{self.path}: no complete result is stored there ({error}); run"
+                " --mode=unlearn first"
             ) from error
 
-    def results(self) -> dict | None:
-        """Returns the person's results; None if they are not there, or not whole."""
-        names = PICTURE, EMBEDDINGS
+    def results(self) -> dict[str, Any] | None:
+        """Returns the person's entry in results.json.
+
+        None if files are missing or damaged, or if they belong to different trainings:
+        a run with several people leaves a results.json that is not about the person
+        whom an earlier run forgot into the same folder.
+        """
         try:
-            results = json.loads((self.path / RESULTS).read_text())
-            whole = all((self.path / name).exists() for name in names)
-            return results if whole and "ids" in results else None
-        except (OSError, ValueError):
+            entry = json.loads((self.path / RESULTS).read_text())["people"][0]
+            with (self.path / CODES).open("rb") as file, np.load(file) as archive:
+                same = str(archive["training"]) == entry["ids"]["training"]
+            complete = all((self.path / x).exists() for x in (PICTURE, EMBEDDINGS))
+            return entry if same and complete else None
+        # json, zipfile and numpy raise many exceptions for damaged or foreign files.
+        except Exception:
             return None
 
     def invalidate(self) -> None:
-        """Takes the results back: what they go with is about to change."""
+        """Removes results.json, because the files it describes are about to change."""
         (self.path / RESULTS).unlink(missing_ok=True)
 
-    def save_results(self, results: Mapping, embeddings: Mapping) -> None:
-        """Writes the results, and embeddings `[E]` by name; the results come last."""
-        self._save_arrays(EMBEDDINGS, embeddings)
-        report.write_json(self.path / RESULTS, results)
+    def save_embeddings(self, embeddings: Mapping[str, np.ndarray]) -> None:
+        """Writes the judge's embeddings, name -> `[E]`."""
+        write_arrays(self.path / EMBEDDINGS, embeddings)
 
-    def _save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        part = self.path / f"{name}.part"
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(self.path / name)
-
-
-class StepLog:
-    """Writes a line of JSON for each step; steps that a resumed run repeats, once.
-
-    Attributes:
-        path: of the file.
-        seconds: spent so far, in all runs.
-    """
-
-    def __init__(self, path: Path):
-        """Reads the lines of a run that was broken off, if there are any."""
-        self.path, self.seconds = path, 0.0
-        self._started = time.monotonic()
-        self._earlier = path.read_text().splitlines() if path.exists() else []
-        self._file = None
-
-    def __enter__(self) -> "StepLog":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._file:
-            self._file.close()
-
-    def __call__(self, step: int, terms: Mapping[str, float]) -> None:
-        """Adds a step's line."""
-        if self._file is None:
-            self._start(step)
-        self.seconds = self._offset + time.monotonic() - self._started
-        line = {"step": step, **terms, "seconds": round(self.seconds, 2)}
-        print(json.dumps(line), file=self._file, flush=True)
-
-    def _start(self, step: int) -> None:
-        kept = self._earlier[:step]  # a line for each step, the last one may be cut off
-        self._offset = json.loads(kept[-1])["seconds"] if kept else 0.0
-        report.write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self._file = self.path.open("a")
-
-    def drop(self) -> None:
-        """Removes the file."""
-        self.__exit__()
-        self.path.unlink(missing_ok=True)
+    def save_results(self, results: Mapping[str, Any]) -> None:
+        """Writes results.json; must come last, because it marks results as complete."""
+        write_json(self.path / RESULTS, results)

@@ -1,1 +1,1 @@
-"""The training: one step as the paper tells it, its losses, devices and states."""
+"""Training: one step as in the paper, its losses, several devices, checkpoints."""

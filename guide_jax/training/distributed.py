@@ -1,7 +1,7 @@
-"""Several processes, on one machine or on many, that take each step together.
+"""Shares each step among several processes, on one machine or many.
 
-The first one decides, reads photos, measures and writes; the others wait for its
-orders and take their part of every step.
+Process 0 decides, reads photos, measures and writes. The rest wait for its instructions
+and take part in every step.
 """
 
 import itertools
@@ -12,31 +12,31 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 from orbax.checkpoint import multihost
 
+from guide_jax.config_types import Parallel
 from guide_jax.errors import InputError
 
 Tree = Any
-# Seconds: measuring a person may take the first one long; a process that ended is
-# missed after the second; the others may start so much sooner than the first.
-PATIENCE, HEARTBEAT, FIRST_CONTACT = 30 * 24 * 3600, 30, 300
-_numbers = itertools.count()  # a barrier's name serves once
+# In seconds: how long the rest wait while process 0 measures a person, how soon the end
+# of a process is noticed, and how long a process waits for process 0 to start.
+BARRIER_TIMEOUT, HEARTBEAT_TIMEOUT, CONNECT_TIMEOUT = 30 * 24 * 3600, 30, 300
+_barriers = itertools.count()  # a barrier's name can be used only once
 
 
-def start(settings: ConfigDict) -> None:
-    """Joins the processes that `config.parallel` names, before JAX does anything.
+def start(settings: Parallel) -> None:
+    """Connects the processes of `config.parallel`; call this before using JAX.
 
     Args:
-        settings: coordinator ("" for a process of its own, "auto" where SLURM, a TPU
-            pod or the like says who is who), processes, process.
+        settings: `coordinator` is "" for a single process, HOST:PORT of process 0, or
+            "auto" where the cluster (SLURM, a TPU pod) assigns the processes.
 
     Raises:
-        InputError: the settings can't be, or the others can't be reached.
+        InputError: the settings are invalid, or process 0 cannot be reached.
     """
     if not settings.coordinator:
         return
-    known = {}
+    known: dict[str, Any] = {}
     if settings.coordinator != "auto":
         if not 0 <= settings.process < settings.processes:
             raise InputError(
@@ -53,12 +53,12 @@ def start(settings: ConfigDict) -> None:
             "process_id": settings.process,
         }
     try:
-        jax.distributed.initialize(**known, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"config.parallel.coordinator is {settings.coordinator!r}: the processes"
-            f" can't join ({reason})"
+            f" cannot connect ({reason})"
         ) from error
 
 
@@ -66,15 +66,15 @@ def _address(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(
-            f"config.parallel.coordinator is {coordinator!r}; HOST:PORT of the first"
-            " process is needed, or 'auto'"
+            f"config.parallel.coordinator is {coordinator!r}; give HOST:PORT of process"
+            " 0, or 'auto'"
         )
     return host, int(port)
 
 
 def _wait_for(coordinator: str) -> None:
-    """Waits until the first process listens, for JAX ends the program if it doesn't."""
-    address, deadline = _address(coordinator), time.monotonic() + FIRST_CONTACT
+    """Waits until process 0 listens, because JAX would abort the program otherwise."""
+    address, deadline = _address(coordinator), time.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
             socket.create_connection(address, timeout=5).close()
@@ -82,31 +82,31 @@ def _wait_for(coordinator: str) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"config.parallel.coordinator is {coordinator!r}: nobody answers"
-                    f" there ({error}); is the process 0 running?"
+                    f"config.parallel.coordinator is {coordinator!r}: no answer"
+                    f" ({error}); check that process 0 is running"
                 ) from error
             time.sleep(0.2)
 
 
-def together() -> bool:
-    """Says whether other processes take part."""
+def is_distributed() -> bool:
+    """Returns whether there are several processes."""
     return jax.process_count() > 1
 
 
-def is_first() -> bool:
-    """Says whether this process is the one that decides and writes."""
+def is_main() -> bool:
+    """Returns whether this is process 0, which decides and writes."""
     return jax.process_index() == 0
 
 
-def agree(tree: Tree) -> Tree:
-    """Waits for all processes, then returns the first one's arrays.
+def broadcast(tree: Tree) -> Tree:
+    """Waits for all processes, then returns process 0's arrays.
 
     Args:
-        tree: arrays, of the same shapes in all processes.
+        tree: arrays of the same shapes in all processes.
     """
-    if not together():
+    if not is_distributed():
         return tree
-    _meet()
+    _barrier()
     return multihost_utils.broadcast_one_to_all(tree)
 
 
@@ -114,20 +114,20 @@ def check_same(digest: str) -> None:
     """Raises InputError, in all processes, unless they have the same digest.
 
     Args:
-        digest: hexadecimal, of what has to be the same.
+        digest: hexadecimal hash of whatever must be the same.
     """
-    if together():
-        _meet()
+    if is_distributed():
+        _barrier()
         mine = np.frombuffer(bytes.fromhex(digest), np.uint8)
         if np.ptp(multihost_utils.process_allgather(mine), axis=0).any():
             raise InputError(
-                "the processes have other settings or other networks; run the same"
-                " command on the same weights everywhere, but for"
+                "the processes have different settings or networks; run the same"
+                " command with the same weights everywhere, changing only"
                 " config.parallel.process"
             )
 
 
-def _meet() -> None:
-    # Not by a collective, which has a limit of its own.
-    name, everyone = f"guide_jax {next(_numbers)}", set(range(jax.process_count()))
-    multihost.sync_global_processes(name, timeout=PATIENCE, processes=everyone)
+def _barrier() -> None:
+    # Orbax's barrier, because a collective would time out.
+    name, processes = f"guide_jax {next(_barriers)}", set(range(jax.process_count()))
+    multihost.sync_global_processes(name, timeout=BARRIER_TIMEOUT, processes=processes)

@@ -1,223 +1,211 @@
-"""Latent target unlearning: local, adjacency-aware and global losses (section 3.3).
+"""Latent target unlearning: local, adjacency and global losses (section 3.3).
 
-All of a step's pairs go through each network at once. A step's latents are
-[w_u, w_u + delta ..., w_r ...] for the student and [w_target, w_target + delta ...,
-w_r ...] for the source; the first 1 + N_a pairs are compared by features, LPIPS and
-identity, the last N_g by LPIPS alone.
+All pairs of a step pass through each network in one batch. For P codes to forget, the
+rows are [own (P), adjacent (P * N_a), random (N_g)]: the student synthesises
+[w_u, w_u + delta, w_r] and the source [w_target, w_target + delta, w_r]. Own and
+adjacent pairs are compared by features, LPIPS and identity, random ones by LPIPS alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from guide_jax import target
+from guide_jax.config_types import Compute, LossWeights
 from guide_jax.models import arcface
+from guide_jax.models.generator import synthesize
 from guide_jax.models.resample import average_pool
+from guide_jax.models.shapes import Array
+
+FLOAT32 = Compute()
 
 
-@dataclass(frozen=True)
-class PairWeights:
-    """Weights of the three comparisons of a pair, and of the loss that sums them."""
+class StepLatents(NamedTuple):
+    """The latents of one step, `[P + P * N_a + N_g, L, D]` for student and source."""
 
-    mse: float = 1e-2
-    lpips: float = 1.0
-    identity: float = 0.1
-    total: float = 1.0
+    student: Float[Array, "N L D"]
+    source: Float[Array, "N L D"]
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of a step's loss; the defaults are the published ones."""
+class LossNetworks(NamedTuple):
+    """The frozen networks in the loss, which never include a judge."""
 
-    local: PairWeights = PairWeights()
-    adjacency: PairWeights = PairWeights()
-    global_: float = 1.0
+    lpips: Any
+    identity: Any
 
 
-@dataclass(frozen=True)
-class Compute:
-    """How the networks of a step are run.
-
-    Attributes:
-        dtype: that the generator's and LPIPS' convolutions run in, and that activations
-            are kept in; None: the parameters'. Parameters, images and losses stay as
-            they are.
-        precision: of matrix products and convolutions, a name that
-            `jax.default_matmul_precision` knows.
-        lpips_resolution: side that images are averaged to before LPIPS sees them; it
-            divides theirs. 0: they stay as they are.
-    """
-
-    dtype: str | None = None
-    precision: str = "highest"
-    lpips_resolution: int = 0
-
-
-PLAIN = Compute()
-
-
-class Latents(NamedTuple):
-    """What student and source synthesise in one step, `[1 + N_a + N_g, L, D]`."""
-
-    student: jax.Array
-    source: jax.Array
-
-
-class Judges(NamedTuple):
-    """The frozen networks that compare images."""
-
-    lpips: nnx.Module
-    identity: nnx.Module
-
-
-class Views(NamedTuple):
-    """What the losses look at, for every latent of a step.
+class LossInputs(NamedTuple):
+    """What the losses compare: arrays computed from all latents of a step.
 
     Attributes:
         features: activations that the last output head reads, `[N, h, w, C]`.
-        perceptual: LPIPS feature maps, before they are brought to unit length.
-        embeddings: unit-norm identity embeddings of the first 1 + N_a, `[1 + N_a, E]`.
+        lpips_maps: LPIPS feature maps, before normalisation to unit length.
+        embeddings: unit-norm identity embeddings of the own and adjacent rows,
+            `[P + P * N_a, E]`.
     """
 
-    features: jax.Array
-    perceptual: tuple[jax.Array, ...]
-    embeddings: jax.Array
+    features: Float[Array, "N h w C"]
+    lpips_maps: tuple[Array, ...]
+    embeddings: Float[Array, "M E"]
+
+
+class PairTerms(NamedTuple):
+    """The loss terms of each pair, or the weights of these terms.
+
+    Attributes:
+        mse: mean squared difference of the features, `[P + P * N_a]`.
+        lpips: LPIPS, `[P + P * N_a + N_g]`.
+        identity: 1 - cosine similarity, `[P + P * N_a]`.
+    """
+
+    mse: Float[Array, " M"]
+    lpips: Float[Array, " N"]
+    identity: Float[Array, " M"]
 
 
 def step_latents(
-    w_u: jax.Array,
-    w_target: jax.Array,
-    w_ra: jax.Array,
-    alpha: jax.Array,
-    w_rg: jax.Array,
-) -> Latents:
-    """Puts a step's latents together.
+    w_u: Float[Array, "P L D"],
+    w_target: Float[Array, "P L D"],
+    w_ra: Float[Array, "A L D"],
+    alpha: Float[Array, " A"],
+    w_rg: Float[Array, "G L D"],
+) -> StepLatents:
+    """Assembles the latents of a step.
 
     Args:
-        w_u: the person's code `[1, L, D]`.
-        w_target: the target's `[1, L, D]`.
-        w_ra: random latents for the adjacency loss `[N_a, L, D]`.
-        alpha: lengths of the steps towards them `[N_a]`.
+        w_u: codes to forget `[P, L, D]`.
+        w_target: their targets `[P, L, D]`.
+        w_ra: random latents for the adjacency loss `[P * N_a, L, D]`: N_a latents for
+            the first code, then for the next, and so on.
+        alpha: lengths of the offsets towards `w_ra`, `[P * N_a]`.
         w_rg: random latents for the global loss `[N_g, L, D]`.
     """
-    delta = target.offsets(w_u, w_ra, alpha)
-    return Latents(
-        jnp.concatenate([w_u, w_u + delta, w_rg]),
-        jnp.concatenate([w_target, w_target + delta, w_rg]),
+    count = len(w_ra) // len(w_u)
+    near_u, near_target = (jnp.repeat(w, count, axis=0) for w in (w_u, w_target))
+    delta = target.offsets(near_u, w_ra, alpha)
+    return StepLatents(
+        jnp.concatenate([w_u, near_u + delta, w_rg]),
+        jnp.concatenate([w_target, near_target + delta, w_rg]),
     )
 
 
-def view(
+def loss_inputs(
     synthesis: nnx.Module,
-    w: jax.Array,
-    judges: Judges,
+    w: Float[Array, "N L D"],
+    networks: LossNetworks,
     num_pairs: int,
-    compute: Compute = PLAIN,
-) -> Views:
-    """Synthesises `w [N, L, D]` and looks at the result through the judges.
+    compute: Compute = FLOAT32,
+) -> LossInputs:
+    """Generates images of latents and computes what the losses compare.
 
     Args:
-        synthesis: the student's or the source's.
-        w: the latents.
-        judges: frozen networks.
-        num_pairs: how many of the first images are embedded; 1 + N_a of a whole step.
-        compute: how the networks are run.
+        synthesis: the student's or the source's synthesis network.
+        w: the latents `[N, L, D]`.
+        networks: LPIPS and the identity encoder.
+        num_pairs: number of own and adjacent rows, which come first.
+        compute: numerical settings (dtype, LPIPS resolution).
     """
-    # The names tell a profile's reader what a program's parts belong to.
+    # The scopes label the parts of the program in a profile.
     with jax.named_scope("synthesis"):
-        images, activations = synthesis(w, dtype=compute.dtype)
+        made = synthesize(synthesis, w, dtype=compute.dtype)
+    images = made.images
     small = images
     if compute.lpips_resolution:
         small = average_pool(images, compute.lpips_resolution)
     with jax.named_scope("lpips"):
-        perceptual = judges.lpips.raw_features(small, compute.dtype)
+        lpips_maps = networks.lpips.raw_features(small, compute.dtype)
     embeddings = jnp.zeros((0, 1), images.dtype)
-    if num_pairs:  # a device may have nobody's
+    if num_pairs:  # a device may hold random rows only
         with jax.named_scope("identity"):
-            embeddings = arcface.embed(judges.identity, images[:num_pairs])
-    features = activations[synthesis.feature_name].astype(images.dtype)
-    return Views(features, perceptual, embeddings)
+            embeddings = arcface.embed(networks.identity, images[:num_pairs])
+    return LossInputs(made.features.astype(images.dtype), lpips_maps, embeddings)
 
 
-class Differences(NamedTuple):
-    """How far student and source are apart.
-
-    Attributes:
-        mse: of the features, `[1 + N_a]`.
-        lpips: `[1 + N_a + N_g]`.
-        identity: 1 - cosine, `[1 + N_a]`.
-    """
-
-    mse: jax.Array
-    lpips: jax.Array
-    identity: jax.Array
-
-
-def differences(student: Views, source: Views, lpips_distance: Callable) -> Differences:
-    """Compares what student and source made of a step's latents.
+def pair_terms(
+    student: LossInputs, source: LossInputs, lpips_distance: Callable
+) -> PairTerms:
+    """Compares student and source, pair by pair.
 
     Args:
-        student: of `Latents.student`.
-        source: of `Latents.source`; constant.
-        lpips_distance: (perceptual, perceptual) -> `[N]`.
+        student: the student's, from `StepLatents.student`.
+        source: the source's, from `StepLatents.source`; a constant.
+        lpips_distance: a function (maps, maps) -> LPIPS `[N]`.
     """
     pairs = student.embeddings.shape[0]
     squares = (student.features[:pairs] - source.features[:pairs]) ** 2
-    return Differences(
+    return PairTerms(
         jnp.mean(squares, axis=(1, 2, 3)),
-        lpips_distance(student.perceptual, source.perceptual),
+        lpips_distance(student.lpips_maps, source.lpips_maps),
         1 - jnp.sum(student.embeddings * source.embeddings, axis=-1),
     )
 
 
-def factors(weights: LossWeights, num_adjacent: int, num_global: int) -> Differences:
-    """What each difference of a step counts for: the loss is their sum by these.
+def term_weights(
+    weights: LossWeights, num_adjacent: int, num_global: int, num_codes: int = 1
+) -> PairTerms:
+    """Returns the weight of each pair's terms; the loss is their weighted sum.
+
+    Own and adjacent pairs are averaged over the P codes, so that the weight of the
+    random rows does not depend on P.
+
+    Args:
+        weights: the losses' weights.
+        num_adjacent: N_a.
+        num_global: N_g.
+        num_codes: P.
 
     Returns:
-        `[1 + N_a]`, `[1 + N_a + N_g]` and `[1 + N_a]`, float32, on the host.
+        float32 arrays on the host.
     """
-    parts = [weights.local] + [weights.adjacency] * num_adjacent
+    parts = [weights.local] * num_codes
+    parts += [weights.adjacency] * (num_codes * num_adjacent)
     mse, lpips, identity = (
-        [part.total * getattr(part, name) for part in parts]
+        [part.total * getattr(part, name) / num_codes for part in parts]
         for name in ("mse", "lpips", "identity")
     )
     lpips += [weights.global_] * num_global
-    return Differences(*(np.asarray(x, np.float32) for x in (mse, lpips, identity)))
+    arrays: Any = (np.asarray(x, np.float32) for x in (mse, lpips, identity))
+    return PairTerms(*arrays)
 
 
-def weighted_sum(found: Differences, by: Differences) -> jax.Array:
-    """The loss of some pairs: their differences by what `factors` gives for them."""
-    return sum(jnp.sum(x * factor) for x, factor in zip(found, by, strict=True))
+def weighted_sum(values: PairTerms, weights: PairTerms) -> Float[Array, ""]:
+    """Returns the loss of some pairs, the weighted sum of their terms."""
+    sums = [jnp.sum(x * w) for x, w in zip(values, weights, strict=True)]
+    return sum(sums[1:], start=sums[0])
 
 
-def loss_terms(found: Differences, weights: LossWeights) -> dict[str, jax.Array]:
-    """The loss of one step, and what it is made of.
+def loss_terms(
+    values: PairTerms, weights: LossWeights, num_codes: int = 1
+) -> dict[str, Float[Array, "..."]]:
+    """Returns the loss of one step and its parts.
 
     Args:
-        found: the differences of all pairs.
-        weights: of every part.
+        values: the terms of all pairs.
+        weights: the losses' weights.
+        num_codes: P.
 
     Returns:
-        By name: "mse", "lpips" `[N]`, "id" (for each pair), and the sums "local",
-        "adjacency", "global" and "total", the loss.
+        Terms by name: the arrays "mse", "lpips" and "id" with a value for each pair,
+        and the scalars "local", "adjacency", "global" and "total" (the loss).
     """
-    pairs = len(found.identity)
-    by = factors(weights, pairs - 1, len(found.lpips) - pairs)
+    pairs = len(values.identity)
+    num_global = len(values.lpips) - pairs
+    by = term_weights(weights, pairs // num_codes - 1, num_global, num_codes)
 
-    def part(rows: slice) -> jax.Array:
-        return weighted_sum(*(Differences(*(x[rows] for x in y)) for y in (found, by)))
+    def part(rows: slice) -> Float[Array, ""]:
+        return weighted_sum(*(PairTerms(*(x[rows] for x in y)) for y in (values, by)))
 
-    # Beyond the pairs there are people who are compared by LPIPS alone.
+    # Only `lpips` has rows beyond `pairs`, for the random people.
     terms = {
-        "local": part(slice(1)),
-        "adjacency": part(slice(1, pairs)),
+        "local": part(slice(num_codes)),
+        "adjacency": part(slice(num_codes, pairs)),
         "global": part(slice(pairs, None)),
     }
-    mse, lpips, identity = found
-    of_pairs = {"mse": mse, "lpips": lpips, "id": identity}
-    return of_pairs | terms | {"total": sum(terms.values())}
+    of_pairs = {"mse": values.mse, "lpips": values.lpips, "id": values.identity}
+    total = terms["local"] + terms["adjacency"] + terms["global"]
+    return of_pairs | terms | {"total": total}

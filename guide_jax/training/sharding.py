@@ -1,68 +1,47 @@
-"""Steps over several devices: `jax.pmap` shares out a step's random latents.
+"""Shares a step among several devices with `jax.pmap`.
 
-`jax.pmap` gives every device the student and an equal part of the adjacent and of the
-global pairs (section 3.3); the first takes the person's own pair besides. Gradients and
-differences meet in one all-reduce, and every device takes the same step. One device
-goes the same way, without the all-reduce. This is the only file that knows how.
+Every device holds the student and an equal shard of the adjacent and of the random
+rows; device 0 also takes the own rows. One all-reduce sums gradients and terms, and
+every device applies the same update.
 """
 
-import functools
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from guide_jax.config_types import Sampling
 from guide_jax.errors import InputError
-from guide_jax.training.losses import Differences, Latents, factors, loss_terms
-from guide_jax.training.step import Draws, Trainer, draw_latents, gradients, update
+from guide_jax.training.context import StepContext
+from guide_jax.training.losses import PairTerms, loss_terms, term_weights
+from guide_jax.training.step import draw_latents, gradients, update
 
 Tree = Any
 AXIS = "devices"
 
 
-def devices_of(count: int) -> list[jax.Device]:
-    """Returns so many devices of each process, or all of them for 0.
-
-    Raises:
-        InputError: there are fewer, or not equally many.
-    """
-    processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
-    there = sorted({len(local) for local in processes})
-    if len(there) > 1:
-        raise InputError(
-            f"the processes have {' and '.join(map(str, there))} devices; they need"
-            " equally many (CUDA_VISIBLE_DEVICES hides some)"
-        )
-    if count > there[0]:
-        raise InputError(
-            f"config.parallel.devices is {count}, but there are {there[0]}"
-            f" ({processes[0][0].platform}) in a process"
-        )
-    return [device for local in processes for device in local[: count or None]]
-
-
-class Team:
+class DeviceGroup:
     """The devices that share each step.
 
     Attributes:
-        devices: all of them, in every process the same.
-        local: those of this process.
+        devices: all devices of the group, the same in every process.
+        local: this process's devices in the group.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
-        """Names the devices; by default JAX's first one."""
+        """Takes the devices that share a step; by default, only JAX's first device."""
         self.devices = tuple(devices or jax.local_devices()[:1])
         process = jax.process_index()
         self.local = tuple(d for d in self.devices if d.process_index == process)
         mesh = Mesh(np.array(self.local), (AXIS,))
-        self._whole = NamedSharding(mesh, PartitionSpec())
+        self._replicated = NamedSharding(mesh, PartitionSpec())
         first = self.devices.index(self.local[0])
         self._indices = jax.device_put(
             np.arange(first, first + len(self.local)),
@@ -70,15 +49,15 @@ class Team:
         )
 
     def replicate(self, tree: Tree) -> Tree:
-        """Puts arrays on each of this process's devices."""
-        return jax.device_put(tree, self._whole)
+        """Copies arrays to each device of this process."""
+        return jax.device_put(tree, self._replicated)
 
     def first(self, tree: Tree) -> Tree:
-        """Returns what this process's first device has of replicated arrays."""
+        """Returns the first device's copy of replicated arrays."""
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def memory(self) -> int:
-        """Returns how many bytes a device of this process may take."""
+        """Returns how many bytes each device of this process may use."""
         stats = self.local[0].memory_stats()
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
@@ -93,17 +72,17 @@ class Team:
         out_mapped: bool = False,
         donate: Sequence[int] = (),
     ) -> Callable:
-        """Makes a program of `function(index, *args)` that all devices run.
+        """Compiles `function(index, *args)` to run on all devices.
 
         Args:
-            function: index is the device's place in the team, a scalar.
-            mapped: for each further argument, whether its arrays have a leading axis
-                of this process's devices; else all devices get the same.
-            out_mapped: the same for the result.
-            donate: which of the further arguments the program may overwrite.
+            function: its first argument is the device's index in the group, a scalar.
+            mapped: for each of `args`, whether its arrays have a leading axis over this
+                process's devices; otherwise all devices get the same arrays.
+            out_mapped: whether the result's arrays have this leading axis.
+            donate: indices of the `args` that the program may overwrite.
 
         Returns:
-            The function of the further arguments.
+            The compiled function of `args`.
         """
         program = jax.pmap(
             function,
@@ -113,20 +92,132 @@ class Team:
             devices=self.devices,
             donate_argnums=tuple(1 + i for i in donate),
         )
-        run = functools.partial(program, self._indices)
-        run.lower = functools.partial(program.lower, self._indices)
+        run: Any = partial(program, self._indices)
+        run.lower = partial(program.lower, self._indices)
         return run
 
 
-def fitting(draws: Draws, devices: int, processes: int = 1) -> list[int]:
-    """Returns which numbers of devices, of so many, can share a step's random latents.
+class Shards:
+    """Assigns a step's rows to devices.
+
+    Rows are [own, adjacent, random]; identity and feature terms have no random rows.
+    """
+
+    def __init__(self, own: int, adjacent: int, random: int, devices: int):
+        """Splits the rows.
+
+        Args:
+            own: number of own rows, P.
+            adjacent: number of adjacent rows, P * N_a; divisible by `devices`.
+            random: number of random rows, N_g; divisible by `devices`.
+            devices: number of devices that share the step.
+        """
+        self.own, self.adjacent, self.random = own, adjacent, random
+        self._adjacent, self._random = adjacent // devices, random // devices
+
+    def take(self, rows: jax.Array, index: jax.Array, own: bool) -> jax.Array:
+        """Returns a device's rows, starting with the own rows if `own` is true."""
+        rows = jnp.asarray(rows)
+        start, size = self.own + index * self._adjacent, self._adjacent
+        parts = [rows[: self.own]] * own
+        parts.append(lax.dynamic_slice_in_dim(rows, start, size))
+        if len(rows) > self.own + self.adjacent:
+            start = self.own + self.adjacent + index * self._random
+            parts.append(lax.dynamic_slice_in_dim(rows, start, self._random))
+        return jnp.concatenate(parts)
+
+    def place(self, terms: PairTerms, index: jax.Array, own: bool) -> PairTerms:
+        """Returns a device's terms at their rows, with zeros in all other rows."""
+
+        def rows(mine: jax.Array, has_random: bool) -> jax.Array:
+            count = self.own + self.adjacent + (self.random if has_random else 0)
+            whole = jnp.zeros(count, mine.dtype)
+            if own:
+                whole = whole.at[: self.own].set(mine[: self.own])
+                mine = mine[self.own :]
+            whole = lax.dynamic_update_slice_in_dim(
+                whole, mine[: self._adjacent], self.own + index * self._adjacent, 0
+            )
+            if not has_random:
+                return whole
+            start = self.own + self.adjacent + index * self._random
+            return lax.dynamic_update_slice_in_dim(
+                whole, mine[self._adjacent :], start, 0
+            )
+
+        return PairTerms(
+            rows(terms.mse, False), rows(terms.lpips, True), rows(terms.identity, False)
+        )
+
+
+def all_reduce(tree: Tree) -> Tree:
+    """Sums a tree over the devices in a single all-reduce."""
+    flat, restore = ravel_pytree(tree)
+    return restore(lax.psum(flat, AXIS))
+
+
+def make_sharded_step(
+    context: StepContext, sampling: Sampling, group: DeviceGroup
+) -> Callable:
+    """Returns `step.make_step`'s step, compiled for several devices."""
+    devices = len(group.devices)
+
+    def step(index, student, opt_state, constants, w_u, w_target, key, i):
+        key = jax.random.fold_in(key, i)
+        latents = draw_latents(context, constants, sampling, w_u, w_target, key)
+        own, (adjacent, random) = len(w_u), (sampling.num_adjacent, sampling.num_global)
+        shards = Shards(own, own * adjacent, random, devices)
+        weights = term_weights(context.weights, adjacent, random, own)
+
+        def part(has_own: bool) -> tuple[Tree, PairTerms]:
+            rows = jax.tree.map(
+                lambda x: shards.take(x, index, has_own), (latents, weights)
+            )
+            grads, values = gradients(context, student, constants, *rows)
+            return grads, shards.place(values, index, has_own)
+
+        # Conditional, so that only device 0 computes the own rows.
+        parts = lax.cond(index == 0, lambda: part(True), lambda: part(False))
+        grads, values = all_reduce(parts)
+        student, opt_state = update(context, student, opt_state, grads)
+        return student, opt_state, loss_terms(values, context.weights, own)
+
+    return group.map(step, mapped=(False,) * 7, donate=(0, 1))
+
+
+# Which devices ------------------------------------------------------------------------
+
+
+def devices_of(count: int) -> list[jax.Device]:
+    """Returns `count` devices of each process, or all of them if 0.
+
+    Raises:
+        InputError: a process has fewer devices, or the processes have unequal numbers.
+    """
+    processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
+    numbers = sorted({len(local) for local in processes})
+    if len(numbers) > 1:
+        raise InputError(
+            f"the processes have {' and '.join(map(str, numbers))} devices; all need"
+            " the same number (CUDA_VISIBLE_DEVICES can hide some)"
+        )
+    if count > numbers[0]:
+        raise InputError(
+            f"config.parallel.devices is {count}, but each process has {numbers[0]}"
+            f" ({processes[0][0].platform})"
+        )
+    return [device for local in processes for device in local[: count or None]]
+
+
+def valid_counts(sampling: Sampling, devices: int, processes: int = 1) -> list[int]:
+    """Returns the numbers of devices that can share a step's random latents.
 
     Args:
-        draws: of a step.
-        devices: of all processes together.
-        processes: each has equally many.
+        sampling: how many random latents a step draws.
+        devices: number of devices available in all processes together.
+        processes: number of processes, which have equally many devices.
     """
-    counts = draws.num_adjacent, draws.num_global
+    counts = sampling.num_adjacent, sampling.num_global
     return [
         n
         for n in range(processes, devices + 1, processes)
@@ -134,139 +225,22 @@ def fitting(draws: Draws, devices: int, processes: int = 1) -> list[int]:
     ]
 
 
-def check(draws: Draws, devices: int, processes: int = 1) -> None:
+def check_divisible(sampling: Sampling, devices: int, processes: int = 1) -> None:
     """Raises InputError unless a step's random latents divide over the devices.
 
     Args:
-        draws: of a step.
-        devices: of all processes together.
-        processes: each has equally many.
+        sampling: how many random latents a step draws.
+        devices: number of devices in all processes together.
+        processes: number of processes, which have equally many devices.
     """
-    fit = fitting(draws, devices, processes)
-    if devices in fit:
+    valid = valid_counts(sampling, devices, processes)
+    if devices in valid:
         return
-    fewer = " or ".join(str(n // processes) for n in fit)
+    fewer = " or ".join(str(n // processes) for n in valid)
     raise InputError(
-        f"loss.adjacency.count = {draws.num_adjacent} and loss.global_.count ="
-        f" {draws.num_global} don't divide over {devices} devices. Multiples of"
-        f" {devices} would ({devices}, {2 * devices}, ...)"
-        + (f", or config.parallel.devices of {fewer}" if fewer else "")
-        + "; config.parallel.over=people gives each device a person instead"
+        f"loss.adjacency.count = {sampling.num_adjacent} and loss.global_.count ="
+        f" {sampling.num_global} do not divide over {devices} devices; use multiples of"
+        f" {devices}"
+        + (f", or config.parallel.devices = {fewer}" if fewer else "")
+        + ", or config.parallel.over=people, which gives each device a person"
     )
-
-
-def step_on(
-    trainer: Trainer,
-    student: Tree,
-    opt_state: Tree,
-    constants: dict[str, Tree],
-    latents: Latents,
-    num_adjacent: int,
-    index: jax.Array | int = 0,
-    devices: int = 1,
-) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-    """One device's part of a step on given latents.
-
-    Args:
-        trainer: from `make_trainer`.
-        student: the trainable parameters.
-        opt_state: Adam's.
-        constants: `trainer.constants()`.
-        latents: of the whole step, `[1 + N_a + N_g, L, D]`.
-        num_adjacent: N_a.
-        index: the device's place.
-        devices: how many share the step.
-
-    Returns:
-        Student and opt_state after the step; the whole loss's terms before it.
-    """
-    shares = Shares(num_adjacent, len(latents.student) - 1 - num_adjacent, devices)
-    by = factors(trainer.weights, shares.adjacent, shares.global_)
-    find = functools.partial(gradients, trainer, student, constants)
-    if devices == 1:
-        grads, found = find(latents, by)
-    else:
-
-        def part(own: bool):
-            rows = jax.tree.map(lambda x: shares.take(x, index, own), (latents, by))
-            grads, found = find(*rows)
-            return grads, shares.place(found, index, own)
-
-        # A condition, so that the person's own pair is computed once and not by all.
-        parts = lax.cond(index == 0, lambda: part(own=True), lambda: part(own=False))
-        grads, found = meet(parts)
-    student, opt_state = update(trainer, student, opt_state, grads)
-    return student, opt_state, loss_terms(found, trainer.weights)
-
-
-def meet(tree: Tree) -> Tree:
-    """Adds up what the devices have, in one all-reduce."""
-    flat, restore = ravel_pytree(tree)
-    return restore(lax.psum(flat, AXIS))
-
-
-class Shares:
-    """Which of a step's pairs are whose.
-
-    Rows are [own, adjacent ..., global ...] of arrays of all pairs, and without the
-    global ones of arrays of those that are compared by more than LPIPS.
-    """
-
-    def __init__(self, adjacent: int, global_: int, devices: int):
-        self.adjacent, self.global_ = adjacent, global_
-        self._a, self._g = adjacent // devices, global_ // devices
-
-    def take(self, rows: jax.Array, index: jax.Array, own: bool) -> jax.Array:
-        """Returns the rows of a device, led by the person's own if it has that."""
-        rows = jnp.asarray(rows)
-        parts = [rows[:1]] * own
-        parts.append(lax.dynamic_slice_in_dim(rows, 1 + index * self._a, self._a))
-        if len(rows) > 1 + self.adjacent:
-            start = 1 + self.adjacent + index * self._g
-            parts.append(lax.dynamic_slice_in_dim(rows, start, self._g))
-        return jnp.concatenate(parts)
-
-    def place(self, found: Differences, index: jax.Array, own: bool) -> Differences:
-        """Puts a device's differences among zeros for everybody else's."""
-
-        def rows(mine: jax.Array, has_global: bool) -> jax.Array:
-            count = 1 + self.adjacent + (self.global_ if has_global else 0)
-            all_ = jnp.zeros(count, mine.dtype)
-            if own:
-                all_, mine = all_.at[0].set(mine[0]), mine[1:]
-            all_ = lax.dynamic_update_slice_in_dim(
-                all_, mine[: self._a], 1 + index * self._a, 0
-            )
-            if not has_global:
-                return all_
-            start = 1 + self.adjacent + index * self._g
-            return lax.dynamic_update_slice_in_dim(all_, mine[self._a :], start, 0)
-
-        return Differences(
-            rows(found.mse, False), rows(found.lpips, True), rows(found.identity, False)
-        )
-
-
-def make_train_step(trainer: Trainer, draws: Draws, team: Team) -> Callable:
-    """Returns the program of a step.
-
-    Its arguments are (student, opt_state, constants, w_u, w_target, key, i), of which
-    the first two are donated; step i draws from `jax.random.fold_in(key, i)`. It gives
-    (student, opt_state, terms).
-    """
-    devices = len(team.devices)
-
-    def train_step(index, student, opt_state, constants, w_u, w_target, key, i):
-        key = jax.random.fold_in(key, i)
-        latents = draw_latents(trainer, constants, draws, w_u, w_target, key)
-        step = functools.partial(step_on, index=index, devices=devices)
-        n = draws.num_adjacent
-        return step(trainer, student, opt_state, constants, latents, n)
-
-    return team.map(train_step, mapped=(False,) * 7, donate=(0, 1))
-
-
-def place_on(device: jax.Device, network: nnx.Module) -> nnx.Module:
-    """Returns a network whose arrays are on a device, for programs to run there."""
-    graph, state = nnx.split(network)
-    return nnx.merge(graph, jax.device_put(state, device))

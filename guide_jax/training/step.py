@@ -1,199 +1,166 @@
-"""One step of latent target unlearning, without a word of devices (section 3.3).
+"""One step of latent target unlearning, in the paper's order (section 3.3).
 
-The generator is split once into trainable and frozen leaves; a step draws its latents,
-takes one batched pass through the student and one through the source, and moves the
-synthesis network's parameters, and no others, with Adam. `parallel.py` makes a program
-of it.
+A step draws the random latents, passes all pairs through student and source, compares
+them, takes the gradient with respect to the student, and updates the student with Adam.
+`make_step` compiles this for one device, `sharding.py` for several; `accumulate.py`
+processes one pair of images at a time.
 """
 
-import functools
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from guide_jax.config_types import Sampling
+from guide_jax.training.context import StepContext, Tree
 from guide_jax.training.losses import (
-    PLAIN,
-    Compute,
-    Differences,
-    Judges,
-    Latents,
-    LossWeights,
-    Views,
-    differences,
+    LossInputs,
+    LossNetworks,
+    PairTerms,
+    StepLatents,
+    loss_inputs,
+    loss_terms,
+    pair_terms,
     step_latents,
-    view,
+    term_weights,
     weighted_sum,
 )
 
-Tree = Any
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How a step's random latents are drawn.
-
-    Attributes:
-        num_adjacent: N_a.
-        num_global: N_g.
-        alpha_max: the adjacency step's length is uniform in [0, alpha_max).
-        psi: truncation of the random latents; the paper's is 1.
-    """
-
-    num_adjacent: int = 2
-    num_global: int = 2
-    alpha_max: float = 15.0
-    psi: float = 1.0
-
-
-class Trainer(NamedTuple):
-    """A generator, split, with what is needed to train it.
-
-    Attributes:
-        graph: structure of the synthesis network.
-        source: its published parameters, which stay.
-        rest: its leaves that are not trained (stored noise).
-        judges: (graph, leaves) of the frozen judges.
-        mapping: (graph, leaves) of the frozen mapping network.
-        z_dim: length of the mapping's input.
-        tx: the optimizer.
-        weights: of the losses.
-        compute: how the networks are run.
-    """
-
-    graph: nnx.GraphDef
-    source: Tree
-    rest: Tree
-    judges: tuple[nnx.GraphDef, Tree]
-    mapping: tuple[nnx.GraphDef, Tree]
-    z_dim: int
-    tx: optax.GradientTransformation
-    weights: LossWeights
-    compute: Compute
-
-    def constants(self) -> dict[str, Tree]:
-        """Frozen leaves, to be passed as arguments: closed over, XLA folds them."""
-        return {
-            "source": self.source,
-            "rest": self.rest,
-            "judges": self.judges[1],
-            "mapping": self.mapping[1],
-        }
-
-
-def make_trainer(
-    generator: nnx.Module,
-    judges: Judges,
-    weights: LossWeights,
-    learning_rate: float,
-    compute: Compute = PLAIN,
-) -> Trainer:
-    """Splits a generator for training; its student starts as `trainer.source`."""
-    graph, source, rest = nnx.split(generator.synthesis, nnx.Param, ...)
-    return Trainer(
-        graph=graph,
-        source=source,
-        rest=rest,
-        judges=nnx.split(nnx.Dict(judges._asdict())),
-        mapping=nnx.split(generator.mapping),
-        z_dim=generator.z_dim,
-        tx=optax.adam(learning_rate),
-        weights=weights,
-        compute=compute,
-    )
-
 
 def draw_latents(
-    trainer: Trainer,
+    context: StepContext,
     constants: dict[str, Tree],
-    draws: Draws,
+    sampling: Sampling,
     w_u: jax.Array,
     w_target: jax.Array,
     key: jax.Array,
-) -> Latents:
-    """Draws one step's latents; the mapping is frozen, one for student and source."""
-    mapping = nnx.merge(trainer.mapping[0], constants["mapping"])
+) -> StepLatents:
+    """Draws the random latents of one step.
+
+    Student and source share the mapping network, since it is frozen.
+
+    Args:
+        context: from `make_context`.
+        constants: `context.constants()`.
+        sampling: how the random latents are drawn.
+        w_u: codes to forget `[P, L, D]`.
+        w_target: their targets `[P, L, D]`.
+        key: this step's random key.
+    """
+    mapping = nnx.merge(context.mapping[0], constants["mapping"])
     key_z, key_alpha = jax.random.split(key)
-    count = draws.num_adjacent + draws.num_global
-    z = jax.random.normal(key_z, (count, trainer.z_dim))
-    w_r = mapping(z, psi=draws.psi)  # [N_a + N_g, L, D]
-    alpha = jax.random.uniform(key_alpha, (draws.num_adjacent,)) * draws.alpha_max
-    w_ra, w_rg = w_r[: draws.num_adjacent], w_r[draws.num_adjacent :]
-    return step_latents(w_u, w_target, w_ra, alpha, w_rg)
+    num_adjacent = len(w_u) * sampling.num_adjacent
+    z = jax.random.normal(key_z, (num_adjacent + sampling.num_global, context.z_dim))
+    w_r = mapping(z, psi=sampling.psi)  # [P * N_a + N_g, L, D]
+    alpha = jax.random.uniform(key_alpha, (num_adjacent,)) * sampling.alpha_max
+    return step_latents(w_u, w_target, w_r[:num_adjacent], alpha, w_r[num_adjacent:])
 
 
 def loss_fn(
-    trainer: Trainer,
+    context: StepContext,
     student: Tree,
     constants: dict[str, Tree],
-    latents: Latents,
-    by: Differences,
-) -> tuple[jax.Array, Differences]:
-    """The loss of all, or some, of a step's pairs.
+    latents: StepLatents,
+    weights: PairTerms,
+) -> tuple[jax.Array, PairTerms]:
+    """Computes the loss of all or some of a step's pairs.
 
     Args:
-        trainer: from `make_trainer`.
+        context: from `make_context`.
         student: the trainable parameters.
-        constants: `trainer.constants()`.
-        latents: `[N, L, D]` for student and source; those that are compared by LPIPS
-            alone come last.
-        by: what each difference counts for, `losses.factors` of these pairs.
+        constants: `context.constants()`.
+        latents: the pairs' latents, `[N, L, D]` for student and source; random rows
+            come last.
+        weights: the weights of these pairs' terms, from `losses.term_weights`.
 
     Returns:
-        The loss, and the pairs' differences.
+        The loss, and the pairs' terms.
     """
-    merged = nnx.merge(trainer.judges[0], constants["judges"])
-    judges = Judges(merged["lpips"], merged["identity"])
+    merged = nnx.merge(context.loss_networks[0], constants["loss_networks"])
+    networks = LossNetworks(merged["lpips"], merged["identity"])
 
-    def views(parameters: Tree, w: jax.Array) -> Views:
-        synthesis = nnx.merge(trainer.graph, parameters, constants["rest"])
-        return view(synthesis, w, judges, len(by.identity), trainer.compute)
+    def inputs(parameters: Tree, w: jax.Array) -> LossInputs:
+        synthesis = nnx.merge(context.graph, parameters, constants["frozen"])
+        num_pairs = len(weights.identity)
+        return loss_inputs(synthesis, w, networks, num_pairs, context.compute)
 
     with jax.named_scope("source"):
-        source = jax.lax.stop_gradient(views(constants["source"], latents.source))
+        source = jax.lax.stop_gradient(inputs(constants["source"], latents.source))
     with jax.named_scope("student"):
-        mine = views(student, latents.student)
-    compare = functools.partial(judges.lpips.raw_distance, dtype=mine.features.dtype)
+        made = inputs(student, latents.student)
+    lpips_distance = partial(networks.lpips.raw_distance, dtype=made.features.dtype)
     with jax.named_scope("losses"):
-        found = differences(mine, source, compare)
-    return weighted_sum(found, by), found
+        values = pair_terms(made, source, lpips_distance)
+    return weighted_sum(values, weights), values
 
 
 def gradients(
-    trainer: Trainer,
+    context: StepContext,
     student: Tree,
     constants: dict[str, Tree],
-    latents: Latents,
-    by: Differences,
-) -> tuple[Tree, Differences]:
-    """The gradient of `loss_fn` in the student, and the pairs' differences."""
+    latents: StepLatents,
+    weights: PairTerms,
+) -> tuple[Tree, PairTerms]:
+    """Returns `loss_fn`'s gradient with respect to the student, and the terms."""
 
-    def loss(student: Tree) -> tuple[jax.Array, Differences]:
-        return loss_fn(trainer, student, constants, latents, by)
+    def loss(student: Tree) -> tuple[jax.Array, PairTerms]:
+        return loss_fn(context, student, constants, latents, weights)
 
     return jax.grad(loss, has_aux=True)(student)
 
 
 def update(
-    trainer: Trainer, student: Tree, opt_state: Tree, grads: Tree
+    context: StepContext, student: Tree, opt_state: Tree, grads: Tree
 ) -> tuple[Tree, Tree]:
-    """Adam's step; returns (student, opt_state)."""
-    updates, opt_state = trainer.tx.update(grads, opt_state, student)
+    """Applies Adam; returns (student, opt_state)."""
+    updates, opt_state = context.optimizer.update(grads, opt_state, student)
     return optax.apply_updates(student, updates), opt_state
 
 
-def fresh(trainer: Trainer, source: Tree) -> tuple[Tree, Tree]:
-    """Returns (student, opt_state) before the first step.
+def take_step(
+    context: StepContext,
+    student: Tree,
+    opt_state: Tree,
+    constants: dict[str, Tree],
+    latents: StepLatents,
+    num_codes: int,
+    sampling: Sampling,
+) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+    """Takes one step with given latents, on one device.
 
-    The student is a copy, because the program of a step donates it.
+    Args:
+        context: from `make_context`.
+        student: the trainable parameters.
+        opt_state: Adam's state.
+        constants: `context.constants()`.
+        latents: from `draw_latents`.
+        num_codes: P.
+        sampling: how many latents were drawn.
+
+    Returns:
+        Student and opt_state after the step, and the loss terms before it.
     """
-    return _fresh(trainer.tx, source)
+    counts = sampling.num_adjacent, sampling.num_global, num_codes
+    weights = term_weights(context.weights, *counts)
+    grads, values = gradients(context, student, constants, latents, weights)
+    student, opt_state = update(context, student, opt_state, grads)
+    return student, opt_state, loss_terms(values, context.weights, num_codes)
 
 
-# One program, for all devices' copies of all leaves.
-@functools.partial(jax.jit, static_argnums=0)
-def _fresh(tx: optax.GradientTransformation, source: Tree) -> tuple[Tree, Tree]:
-    return jax.tree.map(jnp.copy, source), tx.init(source)
+def make_step(context: StepContext, sampling: Sampling) -> Callable:
+    """Returns the step, compiled for one device.
+
+    The step takes (student, opt_state, constants, w_u, w_target, key, i), overwrites
+    the first two, and returns (student, opt_state, terms). Step i draws its random
+    latents from `jax.random.fold_in(key, i)`.
+    """
+
+    def step(student, opt_state, constants, w_u, w_target, key, i):
+        key = jax.random.fold_in(key, i)
+        latents = draw_latents(context, constants, sampling, w_u, w_target, key)
+        state = student, opt_state, constants
+        return take_step(context, *state, latents, len(w_u), sampling)
+
+    return jax.jit(step, donate_argnums=(0, 1))

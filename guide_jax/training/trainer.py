@@ -1,4 +1,4 @@
-"""The unlearning run: a student forgets, step by step, a frozen source remembers."""
+"""The training loop: the student learns to forget, while the source stays frozen."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,130 +7,149 @@ import jax
 import numpy as np
 from flax import nnx
 
-from guide_jax import console
+from guide_jax.config_types import Training
+from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
-from guide_jax.training import distributed
-from guide_jax.training.accumulate import make_frugal_step
-from guide_jax.training.losses import PLAIN, Compute, Judges, LossWeights
-from guide_jax.training.sharding import Team, make_train_step
-from guide_jax.training.step import Draws, fresh, make_trainer
-from guide_jax.training.train_state import Keeper
+from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.training import accumulate, distributed
+from guide_jax.training.checkpoint import TrainStateStore
+from guide_jax.training.context import initial_state, make_context
+from guide_jax.training.losses import LossNetworks
+from guide_jax.training.sharding import DeviceGroup, make_sharded_step
+from guide_jax.training.step import make_step
 
 Tree = Any
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
-PUBLISHED_WEIGHTS = LossWeights()
-PUBLISHED_DRAWS = Draws()
 
 
-class Unlearner:
-    """Makes a generator forget one person after another, with one compiled step."""
+def _ignore(step: int, terms: dict[str, float]) -> None:
+    """Does nothing with a step's terms."""
+
+
+class Trainer:
+    """Makes a generator forget people, one per call, with a step compiled only once."""
 
     def __init__(
         self,
-        generator: nnx.Module,
-        judges: Judges,
+        generator: Generator,
+        loss_networks: LossNetworks,
+        settings: Training,
         *,
-        learning_rate: float = 1e-4,
-        weights: LossWeights = PUBLISHED_WEIGHTS,
-        draws: Draws = PUBLISHED_DRAWS,
-        frugal: bool = False,
-        compute: Compute = PLAIN,
-        team: Team | None = None,
-        line: int | None = None,
+        devices: DeviceGroup | None = None,
+        console: Console | None = None,
     ):
         """Prepares the step.
 
         Args:
-            generator: every person is forgotten from it; it stays as it is.
-            judges: LPIPS and identity networks for the losses.
-            learning_rate: Adam's.
-            weights: of the losses.
-            draws: of the random latents.
-            frugal: takes one pair at a time, to save memory.
-            compute: how the step's networks are run.
-            team: the devices that share each step; by default JAX's first one.
-            line: of the terminal, for the progress bar, where others have some too.
+            generator: the original generator, which is not changed.
+            loss_networks: LPIPS and the identity encoder.
+            settings: the training's settings.
+            devices: the devices that share each step; by default, JAX's first device.
+            console: shows the progress bar.
         """
-        self._generator, self._line = generator, line
-        self._team = team or Team()
-        self._trainer = make_trainer(generator, judges, weights, learning_rate, compute)
-        self._constants = self._team.replicate(self._trainer.constants())
-        make = make_frugal_step if frugal else make_train_step
-        self._step = make(self._trainer, draws, self._team)
-        graph = self._trainer.graph
+        self._generator, self._settings = generator, settings
+        self._devices, self._console = devices or DeviceGroup(), console or Console()
+        self._context = make_context(
+            generator,
+            loss_networks,
+            settings.weights,
+            settings.learning_rate,
+            settings.compute,
+        )
+        self._constants = self._devices.replicate(self._context.constants())
+        self._step = self._make_step()
+        self._show = ImagePass(generator, 1)
+        self._in_step = False  # other processes may wait inside a step
 
-        @jax.jit
-        def image(student, rest, w):
-            return nnx.merge(graph, student, rest)(w)[0]
-
-        self._image = image
-        self._within = False  # a step, that others may wait in
+    def _make_step(self) -> Callable:
+        settings, devices = self._settings, self._devices
+        sampling = settings.sampling
+        accumulates, reason = accumulate.is_needed(
+            settings.gradient_accumulation,
+            sampling,
+            self._generator.resolution,
+            devices,
+        )
+        if reason:
+            self._console.say(reason)
+        if accumulates:
+            return accumulate.make_accumulating_step(self._context, sampling, devices)
+        if len(devices.devices) > 1:
+            return make_sharded_step(self._context, sampling, devices)
+        return make_step(self._context, sampling)
 
     def __call__(
         self,
-        w_u: jax.Array,
-        w_target: jax.Array,
+        w_u: np.ndarray,
+        w_target: np.ndarray,
         *,
-        steps: int,
-        key: jax.Array,
-        on_step: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
-        keeper: Keeper | None = None,
-    ) -> nnx.Module:
-        """Makes the generator forget one person.
+        on_step: Callable[[int, dict[str, float]], None] = _ignore,
+        state: TrainStateStore | None = None,
+    ) -> Generator:
+        """Makes a copy of the generator forget one person's codes.
 
         Args:
-            w_u: the person's code `[1, L, D]`.
-            w_target: where it shall go, `[1, L, D]`.
-            steps: how many; the paper's is 1000.
-            key: step i draws from `jax.random.fold_in(key, i)`.
-            on_step: called with each step's number and terms, one step late.
-            keeper: keeps the state now and then; a state that it has is gone on from,
-                and `on_step` begins there.
+            w_u: codes to forget `[P, L, D]`.
+            w_target: their targets `[P, L, D]`.
+            on_step: called with each step's index and terms, one step late.
+            state: stores checkpoints. If it holds one, training resumes from there, and
+                earlier steps are not reported to `on_step` again.
 
         Returns:
-            A generator with a synthesis network of its own.
+            A new generator with its own synthesis network.
 
         Raises:
-            UnlearningError: a loss, or the image after the last step, is not finite.
+            ValueError: several processes were given more than one code.
+            UnlearningError: a loss, or the trained generator's image, is not finite.
         """
-        state = keeper.load(self._fresh(key)) if keeper else self._fresh(key)
-        first, every = int(state["step"]), keeper.every if keeper else 0
-        order = _Order(w_u, w_target, state["key"], first, steps, every)
-        with console.bar("forgetting", "step", steps, self._line, first) as bar:
+        if distributed.is_distributed() and len(w_u) != 1:
+            raise ValueError("several processes train with one code, not several")
+        settings = self._settings
+        begin = self._fresh_state(jax.random.key(settings.seed))
+        begin = state.load(begin) if state else begin
+        first, every = int(begin["step"]), state.every if state else 0
+        order = _Order(w_u, w_target, begin["key"], first, settings.steps, every)
+        with self._console.bar("forgetting", "step", settings.steps, first) as bar:
             bar.set_postfix_str("compiling the step")
 
-            def report(step: int, summary: dict[str, float]) -> None:
+            def report(step: int, terms: dict[str, float]) -> None:
                 if step == first:
-                    bar.unpause()  # the compilation is no measure of what is to come
+                    bar.unpause()  # leave compilation out of the time estimate
                 bar.update()
-                bar.set_postfix({name: f"{summary[name]:.3f}" for name in SHOWN})
-                on_step(step, summary)
+                bar.set_postfix({name: f"{terms[name]:.3f}" for name in SHOWN})
+                on_step(step, terms)
 
-            student = self._take(order, state, report, keeper and keeper.save)
-        forgetful = nnx.clone(self._generator)
-        # A copy, so that not even the stored noise is shared with the original.
-        rest = self._trainer.rest
-        forgetful.synthesis = nnx.merge(self._trainer.graph, student, rest, copy=True)
-        return forgetful
+            save = state.save if state else None
+            student = self._take(order, begin, report, save)
+        return self._with_student(student)
+
+    def _with_student(self, student: Tree) -> Generator:
+        unlearned = nnx.clone(self._generator)
+        # A copy, so that nothing is shared with the original, not even the stored
+        # noise.
+        frozen = self._context.frozen
+        unlearned.synthesis = nnx.merge(self._context.graph, student, frozen, copy=True)
+        return unlearned
 
     # With other processes ------------------------------------------------------------
 
     def follow(self) -> None:
-        """Takes part in all steps of the first process, in one that isn't the first."""
+        """Takes part in process 0's steps until it closes; for all other processes."""
         while True:
             try:
-                state = self._fresh(jax.random.key(0))  # anew: the steps overwrite it
-                if self._take(self._no_order(), state) is None:
+                # A new state each time, because the steps overwrite it.
+                begin = self._fresh_state(jax.random.key(0))
+                if self._take(self._stop_order(), begin) is None:
                     return
             except UnlearningError:
-                pass  # the first process has it too, and reports it
+                pass  # process 0 gets the same error and reports it
 
-    def dismiss(self) -> None:
-        """Lets the others' `follow` end, unless they wait within a step."""
-        if not self._within:
-            distributed.agree(self._no_order())
+    def close(self) -> None:
+        """Ends `follow` in the other processes, unless they wait inside a step."""
+        if not self._in_step:
+            distributed.broadcast(self._stop_order())
 
-    def _no_order(self) -> "_Order":
+    def _stop_order(self) -> "_Order":
         w = np.zeros((1, self._generator.num_ws, self._generator.w_dim), np.float32)
         return _Order(w, w, np.asarray(jax.random.key_data(jax.random.key(0))))
 
@@ -140,49 +159,51 @@ class Unlearner:
         self,
         order: "_Order",
         state: Tree,
-        report: Callable[[int, dict[str, float]], None] = lambda step, summary: None,
+        report: Callable[[int, dict[str, float]], None] = _ignore,
         save: Callable[[Tree], None] | None = None,
     ) -> Tree | None:
-        """Takes the steps that the first process orders.
+        """Takes the steps that process 0 orders.
 
         Args:
-            order: the first process's counts.
-            state: after so many steps as the order says; of the first process.
-            report: called with a step's number and summary.
-            save: called with a state on the host.
+            order: the order; process 0's is used everywhere.
+            state: the train state before step `order.first`; process 0's is used
+                everywhere.
+            report: called with a step's index and terms.
+            save: called with a train state on the host.
 
         Returns:
-            The student; None where the order is to end.
+            The student's parameters, or None if the order is to stop.
         """
-        order = distributed.agree(jax.tree.map(np.asarray, order))
+        order = distributed.broadcast(jax.tree.map(np.asarray, order))
         if order.steps < 0:
             return None
-        self._within = True
+        self._in_step = True
         if order.first:
-            state = distributed.agree(state)
+            state = distributed.broadcast(state)
         try:
             student = self._steps(order, state, report, save)
-        except UnlearningError:  # in all processes alike
-            self._within = False
+        except UnlearningError:  # raised in all processes alike
+            self._in_step = False
             raise
-        self._within = False
+        self._in_step = False
         return student
 
     def _steps(self, order, state, report, save) -> Tree:
         first, steps, every = (int(x) for x in (order.first, order.steps, order.every))
-        team = self._team
-        student, opt_state = team.replicate((state["student"], state["opt_state"]))
-        codes = team.replicate((order.w_u, order.w_target))
-        key = team.replicate(jax.random.wrap_key_data(order.key))
-        waiting = []  # reading a step's terms one step late doesn't wait for it
+        devices = self._devices
+        student, opt_state = devices.replicate((state["student"], state["opt_state"]))
+        codes = devices.replicate((order.w_u, order.w_target))
+        key = devices.replicate(jax.random.wrap_key_data(order.key))
+        # Terms are read one step late, so that no step waits for the host.
+        waiting: list[tuple[int, dict[str, jax.Array]]] = []
 
         def read(late: int) -> None:
             while len(waiting) > late:
                 step, terms = waiting.pop(0)
-                report(step, _checked(step, summarise(jax.device_get(terms))))
+                report(step, _checked(step, person_terms(jax.device_get(terms))))
 
         for i in range(first, steps):
-            with jax.default_matmul_precision(self._trainer.compute.precision):
+            with jax.default_matmul_precision(self._settings.compute.precision):
                 student, opt_state, terms = self._step(
                     student, opt_state, self._constants, *codes, key, np.int32(i)
                 )
@@ -195,44 +216,46 @@ class Unlearner:
                     state = _state(i + 1, order.key, student, opt_state)
                     save(jax.device_get(state))
         read(0)
-        # A step's loss is measured before its update: this looks at the last one's.
+        # A step's loss is measured before its update, so the last update is unchecked.
         self._check_image(student, order.w_u)
-        return team.first(student)
+        return devices.first(student)
 
-    def _fresh(self, key: jax.Array) -> Tree:
-        student, opt_state = fresh(self._trainer, self._constants["source"])
+    def _fresh_state(self, key: jax.Array) -> Tree:
+        student, opt_state = initial_state(self._context, self._constants["source"])
         return _state(0, jax.random.key_data(key), student, opt_state)
 
     def _check_image(self, student: Tree, w_u: np.ndarray) -> None:
-        student = self._team.first(student)
-        if not np.isfinite(self._image(student, self._trainer.rest, w_u)).all():
+        unlearned = self._with_student(self._devices.first(student))
+        if not np.isfinite(self._show(unlearned, w_u)).all():
             raise UnlearningError(
-                "training left a generator whose images are not finite: nothing of it"
-                " was kept; a lower learning rate may help"
+                "the trained generator's images are not finite, so it was not saved;"
+                " try a lower config.optimizer.learning_rate"
             )
 
 
 class _Order(NamedTuple):
-    """What the first process tells the others: whom, and which steps."""
+    """Process 0's instructions to the rest: which codes, and which steps."""
 
     w_u: np.ndarray
     w_target: np.ndarray
     key: np.ndarray
     first: int = 0
-    steps: int = -1  # below 0: that was all
-    every: int = 0  # steps between two states that are kept
+    steps: int = -1  # below 0: stop
+    every: int = 0  # steps between two checkpoints
 
 
-def _checked(step: int, summary: dict[str, float]) -> dict[str, float]:
-    if not np.isfinite(summary["total"]):
+def _checked(step: int, terms: dict[str, float]) -> dict[str, float]:
+    if not np.isfinite(terms["total"]):
         raise UnlearningError(
-            f"the loss is {summary['total']} at step {step}: nothing of it was kept; a"
-            " lower learning rate may help"
+            f"the loss is {terms['total']} at step {step}, so no result was saved; try"
+            " a lower config.optimizer.learning_rate"
         )
-    return summary
+    return terms
 
 
-def _state(step: int, key: np.ndarray, student: Tree, opt_state: Tree) -> Tree:
+def _state(
+    step: int, key: np.ndarray | jax.Array, student: Tree, opt_state: Tree
+) -> Tree:
     return {
         "step": np.asarray(step, np.int64),
         "key": np.asarray(key),
@@ -241,8 +264,8 @@ def _state(step: int, key: np.ndarray, student: Tree, opt_state: Tree) -> Tree:
     }
 
 
-def summarise(terms: dict[str, np.ndarray]) -> dict[str, float]:
-    """Turns a step's terms into plain numbers: of the arrays, the person's own pair."""
+def person_terms(terms: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns terms as floats; arrays are reduced to the first own pair's value."""
     return {
         name: float(value if np.ndim(value) == 0 else value[0])
         for name, value in terms.items()

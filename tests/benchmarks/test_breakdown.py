@@ -1,4 +1,4 @@
-"""Where a step's time goes: each operation belongs somewhere, and all are found."""
+"""The step's breakdown attributes every operation to a part."""
 
 import collections
 
@@ -27,35 +27,35 @@ from benchmarks import breakdown
         ),
         (
             "jit(_fun)/transpose(jvp(losses))/jvp(losses)/checkpoint/div",
-            "differences",
+            "loss terms",
             "the rest",
         ),
         ("jit(_fun)/mul", "latents, Adam, copies", "the rest"),
     ],
 )
-def test_an_operation_is_put_where_it_belongs(op_name, part, kind):
+def test_operations_are_attributed_to_parts_and_kinds(op_name, part, kind):
     assert (breakdown.part_of(op_name), breakdown.kind_of(op_name)) == (part, kind)
 
 
-def test_the_table_has_the_largest_part_first():
-    found = {
+def test_the_table_lists_the_largest_part_first():
+    totals = {
         "small": collections.Counter({"the rest": 1.0}),
         "large": collections.Counter({"convolutions": 2.0, "the rest": 1.0}),
     }
-    rows = [line.split() for line in breakdown.table(found, steps=2)]
+    rows = [line.split() for line in breakdown.table(totals, steps=2)]
     assert rows[1:] == [
         ["large", "1.500", "75%", "67%"],
         ["small", "0.500", "25%", "0%"],
-        ["all", "2.000"],
+        ["total", "2.000"],
     ]
 
 
-@pytest.mark.slow
-def test_a_step_s_parts_are_all_seen(capsys):
+@pytest.mark.full
+def test_all_parts_of_a_step_appear(capsys):
     breakdown.main(["--tiny", "--resolution=32", "--steps=1"])
     out = capsys.readouterr().out
     for role in ("source", "student"):
         for network in breakdown.NETWORKS:
             assert f"{role}, {network}" in out
-    for part in ("backward", "differences", "latents, Adam, copies"):
+    for part in ("backward", "loss terms", "latents, Adam, copies"):
         assert part in out

@@ -1,4 +1,4 @@
-"""The benchmark of the demo: what it runs, and what it prints."""
+"""The demo benchmark: which runs it starts and what it prints."""
 
 import sys
 
@@ -9,15 +9,17 @@ from benchmarks import demo_quality
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
-    """Returns a function: arguments -> (configs and folders run, what was printed)."""
+    """Returns a function: arguments -> (list of (config, folder) run, printed text)."""
     runs = []
 
     def run(config, workdir):
         runs.append((config, workdir.relative_to(tmp_path)))
-        people = [
-            dict.fromkeys(demo_quality.COLUMNS, s / 10) for s in config.source.seeds
-        ]
-        return {"people": people} if len(people) > 1 else people[0]
+        return {
+            "people": [
+                {"measures": dict.fromkeys(demo_quality.COLUMNS, seed / 10)}
+                for seed in config.source.seeds
+            ]
+        }
 
     def call(*args):
         argv = ["demo_quality.py", f"--workdir={tmp_path}", *args]
@@ -25,11 +27,11 @@ def bench(tmp_path, monkeypatch, capsys):
         demo_quality.main()
         return runs, capsys.readouterr().out
 
-    monkeypatch.setattr(demo_quality.experiment, "run", run)
+    monkeypatch.setattr(demo_quality, "run", run)
     return call
 
 
-def test_every_method_runs_for_every_person(bench):
+def test_every_method_runs_for_all_people(bench):
     runs, out = bench("--seeds", "1", "3", "--others=9")
     configs = [config for config, _ in runs]
     assert {tuple(config.source.seeds) for config in configs} == {(1, 3)}
@@ -44,7 +46,7 @@ def test_every_method_runs_for_every_person(bench):
     assert out.count("id_kept          0.200 ± 0.141   [0.1 0.3]") == 3
 
 
-def test_one_person_and_one_method_of_the_larger_demo(bench):
+def test_one_person_and_one_method_on_the_larger_demo(bench):
     runs, out = bench("--config=demo_128", "--seeds", "4", "--methods", "extra")
     ((config, folder),) = runs
     assert (config.name, str(folder)) == ("demo_128", "demo_128/extra")

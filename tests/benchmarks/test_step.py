@@ -1,4 +1,4 @@
-"""The benchmark of the step: it runs, compares equal work, and counts it rightly."""
+"""The step benchmark runs, checks that the work is equal, and counts FLOP correctly."""
 
 import functools
 import sys
@@ -30,42 +30,43 @@ def prepared(loss: float, gradient: float = 1.0) -> step.Prepared:
     return step.Prepared(lambda steps: None, loss, gradient, 2.0, None, 3_000_000)
 
 
-def test_without_torch_ours_is_timed_alone(monkeypatch, capsys):
+@pytest.mark.full
+def test_without_torch_only_ours_is_timed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "benchmarks.torch_step", raising=False)
     monkeypatch.setitem(sys.modules, "flaxmodels", None)
     folder = jax.config.jax_compilation_cache_dir
     step.main(["--tiny", f"--resolution={SIZE}", "--turns=2"])
     out = capsys.readouterr().out
-    assert "PyTorch is needed for the comparison (pip install torch)" in out
+    assert "PyTorch is not installed (pip install torch)" in out
     assert "flaxmodels: not installed" in out
-    rows = out[out.index("way ") :].splitlines()
-    assert rows[0].split()[:3] == ["way", "s/step", "CPU"]
+    rows = out[out.index("variant ") :].splitlines()
+    assert rows[0].split()[:3] == ["variant", "s/step", "CPU"]
     assert rows[1].split()[0] == "ours"
     assert rows[1].split()[5:7] == ["1.00", "1.00"]
-    assert "XLA sets aside" in rows[2]
+    assert "XLA's temporaries" in rows[2]
     assert jax.config.jax_compilation_cache_dir == folder
 
 
 @pytest.fixture(scope="module")
 def ours():
-    """Returns loss, gradient's length, gradient by path, and the loss a step later."""
-    way = our_step.OurWay(problem(), "ours", Compute())
-    way(1)
-    figures = way.figures()
-    mu = nnx.to_flat_state(way._opt_state[0].mu)
+    """Returns loss, gradient norm, gradient by path, and the loss a step later."""
+    variant = our_step.OurStep(problem(), "ours", Compute())
+    variant(1)
+    figures = variant.figures()
+    mu = nnx.to_flat_state(variant._opt_state[0].mu)
     gradient = {".".join(path): 10 * np.asarray(leaf[...]) for path, leaf in mu}
-    way(1)
-    return *figures, gradient, float(way._terms["total"])
+    variant(1)
+    return *figures, gradient, float(variant._terms["total"])
 
 
 @pytest.mark.parametrize("name", step.TORCH)
-def test_the_torch_step_equals_ours(name, ours):
+def test_the_torch_step_matches_ours(name, ours):
     pytest.importorskip("torch")
     from benchmarks import torch_step
 
     p = problem()
-    way = torch_step.TorchStep(
+    variant = torch_step.TorchStep(
         name,
         p.generator.synthesis,
         p.judges,
@@ -74,49 +75,53 @@ def test_the_torch_step_equals_ours(name, ours):
         p.weights,
         our_step.LEARNING_RATE,
     )
-    loss, length = way.figures()
+    loss, norm = variant.figures()
     assert loss == pytest.approx(ours[0], rel=1e-5)
-    # One ReLU of VGG16 that flips in float32 makes a difference of 3e-4.
-    assert length == pytest.approx(ours[1], rel=2e-3)
+    # A single VGG16 ReLU that flips in float32 changes the norm by 3e-4.
+    assert norm == pytest.approx(ours[1], rel=2e-3)
     axes = {4: (2, 3, 1, 0), 3: (1, 2, 0), 2: (1, 0)}
-    assert way.trained.keys() == ours[2].keys()
+    assert variant.trained.keys() == ours[2].keys()
     for path, wanted in ours[2].items():
-        got = way.trained[path].grad.numpy()
+        got = variant.trained[path].grad.numpy()
         if path == "b4.const":
             got = got[0]
         got = got.transpose(axes[wanted.ndim]) if wanted.ndim in axes else got
-        off = np.linalg.norm(got.reshape(wanted.shape) - wanted)
-        assert off < 1e-2 * np.linalg.norm(wanted), path
-    way(1)
-    moved, _ = way.figures()
+        error = np.linalg.norm(got.reshape(wanted.shape) - wanted)
+        assert error < 1e-2 * np.linalg.norm(wanted), path
+    variant(1)
+    moved, _ = variant.figures()
     assert moved == pytest.approx(ours[3], rel=1e-4)
-    assert abs(moved / loss - 1) > 1e-3  # or the line before would say nothing
+    assert abs(moved / loss - 1) > 1e-3  # otherwise the previous line proves nothing
 
 
-def test_other_work_is_not_compared(capsys):
-    ways = {"ours": prepared(2.0), "frugal": prepared(2.0), "shared": prepared(2.003)}
-    with pytest.raises(SystemExit, match=r"not the same work.*: shared$"):
-        step.compare(ways, step.EXACT, problem())
-    assert "shared: loss 1.5e-03 off, gradient's length 0.0e+00 off" in (
+def test_variants_that_compute_something_else_are_rejected(capsys):
+    variants = {
+        "ours": prepared(2.0),
+        "accumulating": prepared(2.0),
+        "shared": prepared(2.003),
+    }
+    with pytest.raises(SystemExit, match=r"differs from ours, not timed: shared$"):
+        step.compare(variants, step.EXACT, problem())
+    assert "shared: loss off by 1.5e-03, gradient norm off by 0.0e+00" in (
         capsys.readouterr().out
     )
-    ways["shared"] = prepared(2.001)
-    step.compare(ways, step.EXACT, problem())
-    ways["shared"] = prepared(2.001, 1.02)
+    variants["shared"] = prepared(2.001)
+    step.compare(variants, step.EXACT, problem())
+    variants["shared"] = prepared(2.001, 1.02)
     with pytest.raises(SystemExit, match="shared"):
-        step.compare(ways, step.EXACT, problem())
-    ways["frugal"] = prepared(np.nan)
-    with pytest.raises(SystemExit, match="frugal"):
-        step.compare(ways, step.EXACT, problem())
+        step.compare(variants, step.EXACT, problem())
+    variants["accumulating"] = prepared(np.nan)
+    with pytest.raises(SystemExit, match="accumulating"):
+        step.compare(variants, step.EXACT, problem())
 
 
-def test_ratios_are_to_the_first_way():
-    ways = {"ours": prepared(1), "shared": prepared(1)}
+def test_ratios_are_relative_to_the_first_variant():
+    variants = {"ours": prepared(1), "shared": prepared(1)}
     timings = {
         "ours": measuring.Timing([1, 2, 9], [4, 4, 4]),
         "shared": measuring.Timing([3, 3, 3], [2, 2, 2]),
     }
-    head, *rows = step.table(ways, timings, 8e9, {"float32": (1e10, 4e9)})
+    head, *rows = step.table(variants, timings, 8e9, {"float32": (1e10, 4e9)})
     shared = dict(zip(head, rows[1], strict=True))
     assert shared["s/step"] == "3 (3-3)"
     assert (shared["x"], shared["x CPU"]) == ("1.50", "0.50")
@@ -128,22 +133,22 @@ def test_ratios_are_to_the_first_way():
     )
 
 
-def test_ways_take_turns_in_an_order_that_goes_round():
+def test_variants_take_turns_in_a_rotating_order():
     order = []
-    ways = {
+    runs = {
         name: functools.partial(lambda name, n: order.append(name), name)
         for name in "abc"
     }
-    timings = measuring.by_turns(ways, 3, 2)
+    timings = measuring.by_turns(runs, 3, 2)
     assert "".join(order) == "abcbcacab"
-    assert [len(found.wall) for found in timings.values()] == [3, 3, 3]
+    assert [len(timing.wall) for timing in timings.values()] == [3, 3, 3]
 
 
-def test_the_peak_of_memory_is_above_what_was_there():
+def test_peak_memory_excludes_what_was_held_before():
     held = np.ones(30 << 17)  # 30 MiB
     peak = measuring.host_peak(lambda steps: np.ones(100 << 17).sum())
     if peak is None:
-        pytest.skip("this system doesn't tell a process's peak of memory")
+        pytest.skip("this system does not report a process's peak memory")
     assert 95 << 20 < peak < 115 << 20
     assert held.all()
 
@@ -152,15 +157,15 @@ def skeleton(build):
     return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
 
 
-def test_the_arithmetic_is_what_is_published():
+def test_flop_counts_match_published_figures():
     lpips, identity = skeleton(LPIPS), skeleton(IRNet)
     # VGG16's convolutions: 15.35 GMAC at 224 px; IR-SE50: 6.3 GMAC.
     assert arithmetic.lpips_flop(lpips, 224) == pytest.approx(2 * 15.35e9, rel=1e-3)
     assert arithmetic.identity_flop(identity) == pytest.approx(2 * 6.3e9, rel=0.01)
 
 
-def test_the_arithmetic_of_a_synthesis_is_that_of_its_products():
-    """Counted by hand: two blocks, 4 and 8 pixels, of 3 and 5 channels, D = 7."""
+def test_synthesis_flop_matches_a_count_by_hand():
+    """Two blocks of 4 and 8 pixels with 3 and 5 channels, D = 7."""
     synthesis = skeleton(lambda rngs: Synthesis(7, (3, 5), conv_clamp=None, rngs=rngs))
     first = 16 * 9 * 3 * 3 + 7 * 3 + 16 * 3 * 3 + 7 * 3
     up = 16 * 9 * 3 * 5 + 7 * 3
@@ -168,12 +173,12 @@ def test_the_arithmetic_of_a_synthesis_is_that_of_its_products():
     assert arithmetic.synthesis_flop(synthesis) == 2 * (first + second)
 
 
-def test_the_arithmetic_of_a_step_at_1024_pixels():
+def test_flop_of_a_step_at_1024_pixels():
     synthesis = skeleton(
         lambda rngs: Synthesis(512, config_f(1024), conv_clamp=None, rngs=rngs)
     )
     flop = arithmetic.step_flop(synthesis, skeleton(LPIPS), skeleton(IRNet), 5, 3)
-    assert flop == pytest.approx(12.7e12, rel=0.01)  # as in DESIGN.md's plan
+    assert flop == pytest.approx(12.7e12, rel=0.01)  # as in benchmarks/README.md
 
 
 class Fake(nn.Module):
@@ -197,7 +202,7 @@ class Broken(Fake):
 
 
 @pytest.mark.parametrize("network", [Fake, Broken])
-def test_flaxmodels_is_timed_where_it_runs(monkeypatch, network):
+def test_flaxmodels_is_timed_if_it_runs(monkeypatch, network):
     module = types.ModuleType("flaxmodels.stylegan2")
     module.SynthesisNetwork = network
     monkeypatch.setitem(sys.modules, "flaxmodels", types.ModuleType("flaxmodels"))

@@ -1,4 +1,4 @@
-"""The tests' writers of checkpoint files, held against files that PyTorch wrote."""
+"""The test suite's checkpoint writers, compared with files written by PyTorch."""
 
 import argparse
 import io
@@ -18,14 +18,14 @@ WRITERS = {"zip": files.write_zip, "legacy": files.write_legacy}
 
 
 def sample(name):
-    """Returns dotted name -> array of a sample's expected contents."""
+    """Returns a sample's expected contents: dotted name -> array."""
     return dict(np.load(DATA / f"{name}.npz"))
 
 
 def operations(file):
-    """Returns a pickle's opcodes and arguments, with what they get from the memo.
+    """Returns a pickle's opcodes and arguments, with memo references resolved.
 
-    Storages' addresses, which differ from run to run, and raw numbers are left out.
+    Storage addresses, which differ between runs, and raw data are left out.
     """
     found, memo = [], {}
     for code, arg, _ in pickletools.genops(file):
@@ -43,24 +43,24 @@ def operations(file):
 
 
 def legacy_operations(data):
-    """Returns the operations of the older format's five pickles, and the bytes left."""
+    """Returns the operations of a legacy file's five pickles, and the bytes left."""
     file = io.BytesIO(data)
     return [operations(file) for _ in range(5)], len(file.read())
 
 
 def zip_operations(path):
-    """Returns the operations of a zip file's pickle."""
+    """Returns the operations of the pickle in a zip file."""
     with zipfile.ZipFile(path) as archive:
         return operations(archive.read(f"{path.stem}/data.pkl"))
 
 
-def same(got, wanted):
-    """Compares nested dicts of arrays, and all that isn't an array."""
+def assert_same(got, wanted):
+    """Compares nested dicts of arrays and other values."""
     assert type(got) is type(wanted) or isinstance(wanted, dict)
     if isinstance(wanted, dict):
         assert list(got) == list(wanted)
         for key in wanted:
-            same(got[key], wanted[key])
+            assert_same(got[key], wanted[key])
     elif isinstance(wanted, np.ndarray):
         assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
         np.testing.assert_array_equal(got, wanted)
@@ -69,13 +69,13 @@ def same(got, wanted):
 
 
 def rosinality(arrays):
-    """Returns the sample's contents, of its flat names."""
+    """Returns the sample's nested contents, given its flat arrays."""
     inner = {k.removeprefix("g_ema."): v for k, v in arrays.items() if "g_ema" in k}
     return {"g_ema": inner, "latent_avg": arrays["latent_avg"]}
 
 
 def nvlabs(arrays):
-    """Returns the sample's contents, of its flat names."""
+    """Returns the sample's nested contents, given its flat arrays."""
     source = "raise SystemExit('the embedded source was executed')\n"
 
     def network(state):
@@ -105,23 +105,23 @@ def nvlabs(arrays):
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("name", ["layers", "mixed", "rosinality", "nvlabs"])
-def test_what_is_written_is_read(tmp_path, kind, name):
+def test_written_files_are_read_back(tmp_path, kind, name):
     arrays = sample(name)
-    arrays.pop("dtypes.uint16", None)  # of no storage class
+    arrays.pop("dtypes.uint16", None)  # has no storage class
     WRITERS[kind](tmp_path / "x.pt", files.state_dict(arrays))
-    same(read(tmp_path / "x.pt"), arrays)
+    assert_same(read(tmp_path / "x.pt"), arrays)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_what_is_written_as_nvlabs_is_read(tmp_path, protocol):
+def test_written_nvlabs_files_are_read_back(tmp_path, protocol):
     arrays = sample("nvlabs")
     files.write_nvlabs(tmp_path / "x.pkl", nvlabs(arrays), protocol)
     got = read(tmp_path / "x.pkl")
-    same({name: got[name] for name in arrays}, arrays)
+    assert_same({name: got[name] for name in arrays}, arrays)
     assert len(got) == len(arrays)
 
 
-def test_pickles_are_pytorchs(tmp_path):
+def test_pickles_match_pytorch(tmp_path):
     contents = {
         "layers.pth": files.state_dict(sample("layers")),
         "rosinality.pt": rosinality(sample("rosinality")),
@@ -141,7 +141,7 @@ def test_pickles_are_pytorchs(tmp_path):
 
 
 def records(path):
-    """Returns name -> (contents, where they begin) of a zip file."""
+    """Returns name -> (contents, start offset) for a zip file."""
     found = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for info in archive.infolist():
@@ -152,7 +152,7 @@ def records(path):
     return found
 
 
-def test_zip_records_are_pytorchs(tmp_path):
+def test_zip_records_match_pytorch(tmp_path):
     files.write_zip(tmp_path / "layers.pth", files.state_dict(sample("layers")))
     ours, theirs = records(tmp_path / "layers.pth"), records(DATA / "layers.pth")
     assert list(ours) == list(theirs)
@@ -163,7 +163,7 @@ def test_zip_records_are_pytorchs(tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_training_checkpoints(tmp_path, kind):
+def test_training_checkpoints_are_read_back(tmp_path, kind):
     options = {"encoder_type": "Encoder4Editing", "lr": 1e-4, "device": None}
     state = {"encoder.a.weight": np.ones((2, 3), np.float32), "n": np.array(7)}
     average = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -171,17 +171,17 @@ def test_training_checkpoints(tmp_path, kind):
     for opts in (options, argparse.Namespace(**options)):
         data = wanted | {"state_dict": files.state_dict(state), "opts": opts}
         WRITERS[kind](tmp_path / "x.pt", data)
-        same(read(tmp_path / "x.pt"), wanted)
+        assert_same(read(tmp_path / "x.pt"), wanted)
 
 
-def test_shapes_that_differ_from_their_storages(tmp_path):
+def test_views_of_a_storage_are_read_back(tmp_path):
     base = np.arange(12, dtype=np.float32).reshape(3, 4)
     wanted = {"t": base.T, "part": base[1:, ::2], "none": base[:0], "one": base[1, 2:3]}
     for write in WRITERS.values():
         write(tmp_path / "x.pt", wanted)
-        same(read(tmp_path / "x.pt"), wanted)
+        assert_same(read(tmp_path / "x.pt"), wanted)
 
 
-def test_unknown_dtypes_are_named(tmp_path):
+def test_unsupported_dtypes_are_named(tmp_path):
     with pytest.raises(ValueError, match="no storage class for uint16"):
         files.write_zip(tmp_path / "x.pt", {"a": np.ones(2, np.uint16)})

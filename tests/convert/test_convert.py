@@ -9,7 +9,7 @@ from flax import nnx
 
 from convert import __main__ as cli
 from convert import arcface, jobs
-from convert.families import FAMILIES
+from convert.registry import FAMILIES
 from convert.rules import (
     LAYOUTS,
     ConversionError,
@@ -19,7 +19,8 @@ from convert.rules import (
     convert,
 )
 from guide_jax import models
-from guide_jax.storage.network_file import flat_leaves, load_network, read_about
+from guide_jax.models.network import flat_leaves
+from guide_jax.storage.network_file import load_network, read_about
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -79,11 +80,11 @@ def test_rules_fill_every_leaf_in_our_axis_order(state):
         np.testing.assert_array_equal(leaf, wanted[name].astype(np.float32))
 
 
-def test_one_error_names_all_faults(state):
+def test_one_error_lists_all_faults(state):
     del state["fc.bias"]  # missing
     state["extra.weight"] = np.ones((4, 5))  # unknown
-    state["twin.weight"] = np.ones((3, 2))  # fills a leaf again
-    state["stray.gain"] = np.ones(3)  # has a rule, but the network has no such leaf
+    state["twin.weight"] = np.ones((3, 2))  # maps to a leaf that is already filled
+    state["stray.gain"] = np.ones(3)  # has a rule, but the network lacks the leaf
     state["conv.weight"] = np.ones((3, 2, 1, 1))  # misshapen
     with pytest.raises(ConversionError) as caught:
         convert(state, DENSE)
@@ -91,23 +92,23 @@ def test_one_error_names_all_faults(state):
     assert text.startswith("test network: ")
     assert "\n" not in text
     for part in (
-        "nothing fills dense.bias",
+        "no tensor for dense.bias",
         "unknown tensor 'extra.weight' [4, 5]",
-        "'twin.weight' and 'fc.weight' both fill dense.kernel",
-        "'stray.gain' has no place (dense.gain)",
+        "'twin.weight' and 'fc.weight' both map to dense.kernel",
+        "'stray.gain' maps to dense.gain, which this network lacks",
         "'conv.weight' has shape [3, 2, 1, 1], conv.kernel needs [1, 3, 2, 3]",
     ):
         assert part in text
     assert text.count(";") == 4
 
 
-def test_missing_tensor_that_the_config_needs(state):
+def test_missing_tensor_needed_for_the_config_is_named(state):
     del state["fc.weight"]
     with pytest.raises(ConversionError, match=r"tensor 'fc\.weight' is missing"):
         convert(state, DENSE)
 
 
-def test_wrong_number_of_axes_is_misshapen(state):
+def test_wrong_number_of_axes_is_a_shape_error(state):
     shapes = {"conv.kernel": (1, 3, 2, 3)}
     with pytest.raises(ConversionError, match=r"'conv.weight' has shape \[6\]"):
         apply_rules({"conv.weight": np.ones(6)}, DENSE, shapes)
@@ -117,15 +118,15 @@ def test_wrong_number_of_axes_is_misshapen(state):
 @pytest.mark.parametrize(
     "layout", [*LAYOUTS, lambda x: x[:, :, 0, 0].T, lambda x: x * x.shape[1]]
 )
-def test_every_layout_names_a_misshapen_tensor(layout, shape):
+def test_every_layout_names_a_tensor_of_the_wrong_shape(layout, shape):
     family = dataclasses.replace(DENSE, rules=[Rule("a", "b", layout)])
     with pytest.raises(ConversionError) as caught:
         apply_rules({"a": np.ones(shape)}, family, {"b": (7, 5)})
     fault = f"test network: 'a' has shape {list(shape)}, b needs [7, 5]"
-    assert str(caught.value) == fault  # once, and not as "nothing fills b" too
+    assert str(caught.value) == fault  # only once, without an extra "no tensor for b"
 
 
-def test_misshapen_tensors_are_not_copied():
+def test_tensors_of_the_wrong_shape_are_not_copied():
     huge = np.broadcast_to(np.float64(1), (2**30, 2**20))
     family = dataclasses.replace(DENSE, rules=[Rule("a", "b")])
     with pytest.raises(ConversionError, match=r"b needs \[2\]"):
@@ -133,9 +134,9 @@ def test_misshapen_tensors_are_not_copied():
 
 
 @pytest.mark.parametrize("value", [np.array(["x", "y"]), np.ones(2, complex)])
-def test_what_holds_no_real_numbers_is_named(value):
+def test_tensors_without_real_numbers_are_named(value):
     family = dataclasses.replace(DENSE, rules=[Rule("a", "b")])
-    with pytest.raises(ConversionError, match=r"'a' holds .*, no real numbers"):
+    with pytest.raises(ConversionError, match=r"'a' has dtype .*, not real numbers"):
         apply_rules({"a": value}, family, {"b": (2,)})
 
 
@@ -154,7 +155,7 @@ IR_STATE = {
     + [(key, (0, 0)) for key in IR_STATE]
     + [("output_layer.3.weight", (8,)), ("output_layer.3.weight", (8, 4, 1))],
 )
-def test_misshapen_tensors_of_identity_encoders_are_named(family, key, shape):
+def test_identity_encoder_tensors_of_the_wrong_shape_are_named(family, key, shape):
     with pytest.raises(ConversionError, match=f"'{key}' has shape"):
         convert(IR_STATE | {key: np.zeros(shape)}, family)
 
@@ -163,7 +164,7 @@ def test_misshapen_tensors_of_identity_encoders_are_named(family, key, shape):
 
 
 @pytest.mark.parametrize("npz", [False, True])
-def test_converts_stylegan2_files(tmp_path, capsys, npz):
+def test_stylegan2_files_are_converted(tmp_path, capsys, npz):
     files = [DATA / "nvlabs.pkl", DATA / "rosinality.pt"]
     flags = ["--npz"] if npz else []
     assert cli.main([*map(str, files), "--out", str(tmp_path / "w"), *flags]) == 0
@@ -203,7 +204,7 @@ def test_converts_stylegan2_files(tmp_path, capsys, npz):
     )
 
 
-def test_one_bad_file_does_not_lose_the_others(tmp_path, capsys):
+def test_one_bad_file_does_not_stop_the_rest(tmp_path, capsys):
     html = tmp_path / "page.pt"
     html.write_bytes(b"<!DOCTYPE html>")
     files = [html, DATA / "nvlabs.pkl", tmp_path / "none.pt", DATA / "mixed.pt"]
@@ -213,25 +214,27 @@ def test_one_bad_file_does_not_lose_the_others(tmp_path, capsys):
     assert len(errors) == 3
     assert errors[0].startswith(f"error: {html}: neither a PyTorch file nor a pickle")
     assert errors[1] == f"error: {tmp_path / 'none.pt'}: no such file"
-    assert errors[2].startswith(f"error: {DATA / 'mixed.pt'}: no known network; known")
+    assert errors[2].startswith(
+        f"error: {DATA / 'mixed.pt'}: no supported network found"
+    )
     assert all(family.title in errors[2] for family in FAMILIES)
     assert len(out.splitlines()) == 2
     assert [path.name for path in (tmp_path / "w").iterdir()] == ["nvlabs"]
 
 
-def test_malicious_file_is_one_line(tmp_path, capsys):
+def test_malicious_file_gives_a_one_line_error(tmp_path, capsys):
     path = tmp_path / "evil.pkl"
     path.write_bytes(b"\x80\x02cos\nsystem\nX\x01\x00\x00\x00x\x85R.")
     assert cli.main([str(path), "--out", str(tmp_path / "w")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: {path}: asks for 'os.system'")
+    assert err.startswith(f"error: {path}: refers to 'os.system'")
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "w").exists()
 
 
-def give(monkeypatch, contents):
-    """Lets `read` return contents by file name."""
+def fake_read(monkeypatch, contents):
+    """Makes `read` return contents by file name."""
     monkeypatch.setattr(jobs, "read", lambda path: contents[Path(path).name])
     monkeypatch.setattr(cli.fingerprint, "of_file", lambda path: "")
 
@@ -240,22 +243,26 @@ def test_incomplete_network_writes_nothing(tmp_path, capsys, monkeypatch):
     state = dict(jobs.read(DATA / "nvlabs.pkl"))
     del state["synthesis.b8.conv1.bias"]
     state["synthesis.b8.conv1.surplus"] = np.ones(2)
-    give(monkeypatch, {"a.pkl": state})
+    fake_read(monkeypatch, {"a.pkl": state})
     assert cli.main(["a.pkl", "--out", str(tmp_path / "w")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: a.pkl: StyleGAN2")
-    assert "nothing fills synthesis.b8.conv1.bias" in line
+    assert "no tensor for synthesis.b8.conv1.bias" in line
     assert "synthesis.b8.conv1.surplus" in line
     assert not (tmp_path / "w").exists()
 
 
-def test_same_name_twice(tmp_path, capsys, monkeypatch):
+def test_second_file_with_the_same_output_is_refused(tmp_path, capsys, monkeypatch):
     state = jobs.read(DATA / "nvlabs.pkl")
-    give(monkeypatch, {"a.pkl": state, "a.pt": state})
+    fake_read(monkeypatch, {"a.pkl": state, "a.pt": state})
     assert cli.main(["a.pkl", "a.pt", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
-    assert err == f"error: a.pt: {tmp_path / 'a'} is already the place of a.pkl\n"
+    output = tmp_path / "a"
+    assert err == (
+        f"error: a.pt: its output {output} is already taken by a.pkl; rename one of the"
+        " files\n"
+    )
 
 
 BACKBONE = {"features.0.weight": np.zeros((64, 3, 3, 3))}
@@ -267,17 +274,17 @@ HEADS = {"lin0.model.1.weight": np.zeros((1, 64, 1, 1))}
     [("vgg16.pth", "the lpips package's heads"), ("vgg.pth", "torchvision's network")],
 )
 def test_lpips_needs_both_files(tmp_path, capsys, monkeypatch, name, missing):
-    give(monkeypatch, {"vgg16.pth": BACKBONE, "vgg.pth": HEADS})
+    fake_read(monkeypatch, {"vgg16.pth": BACKBONE, "vgg.pth": HEADS})
     assert cli.main([name, "--out", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {name}: this is ")
-    assert f"LPIPS needs {missing}" in line
+    assert f"LPIPS also needs {missing}" in line
     assert "give both files together" in line
 
 
 @pytest.mark.parametrize("files", [["vgg16.pth", "vgg.pth"], ["vgg.pth", "vgg16.pth"]])
 def test_lpips_files_are_merged(monkeypatch, files):
-    give(monkeypatch, {"vgg16.pth": BACKBONE, "vgg.pth": HEADS})
+    fake_read(monkeypatch, {"vgg16.pth": BACKBONE, "vgg.pth": HEADS})
     (job,), errors = jobs.plan([Path(file) for file in files])
     assert errors == []
     assert job.title == "vgg16.pth + vgg.pth"
@@ -288,8 +295,8 @@ def test_lpips_files_are_merged(monkeypatch, files):
 @pytest.mark.parametrize(
     "contents", [[1], {1: 2}, None, {}, {"g_ema": None}, {"body.0": 1}, {"G_ema": {}}]
 )
-def test_other_contents_are_one_line(tmp_path, capsys, monkeypatch, contents):
-    give(monkeypatch, {"x.pt": contents})
+def test_other_contents_give_a_one_line_error(tmp_path, capsys, monkeypatch, contents):
+    fake_read(monkeypatch, {"x.pt": contents})
     assert cli.main(["x.pt", "--out", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: x.pt: ")
@@ -298,7 +305,7 @@ def test_other_contents_are_one_line(tmp_path, capsys, monkeypatch, contents):
 TRAINING = {"opts": {"lr": 0.1}, "optimizer": {}, "global_step": 7}
 
 
-def test_state_dict_is_taken_out_of_a_training_checkpoint():
+def test_state_dict_is_extracted_from_a_training_checkpoint():
     state = {"a": np.ones(2)}
     assert jobs.state_dict({"state_dict": state}) == state
     assert jobs.state_dict({"state_dict": state} | TRAINING) == state
@@ -307,16 +314,16 @@ def test_state_dict_is_taken_out_of_a_training_checkpoint():
     assert got == state | {"latent_avg": mean}
 
 
-def test_unknown_parts_beside_state_dict_are_named(tmp_path, capsys, monkeypatch):
+def test_unknown_entries_next_to_state_dict_are_named(tmp_path, capsys, monkeypatch):
     state = dict(jobs.read(DATA / "nvlabs.pkl"))
-    give(monkeypatch, {"x.pt": {"state_dict": state, "ema": {}, 3: 1} | TRAINING})
+    fake_read(monkeypatch, {"x.pt": {"state_dict": state, "ema": {}, 3: 1} | TRAINING})
     assert cli.main(["x.pt", "--out", str(tmp_path / "w")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "error: x.pt: beside 'state_dict' it holds unknown 'ema', 3"
+    assert line == "error: x.pt: unknown entries next to 'state_dict': 'ema', 3"
     assert not (tmp_path / "w").exists()
 
 
-def test_as_a_program(tmp_path):
+def test_module_runs_as_a_program(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "convert", DATA / "nvlabs.pkl", "--out", tmp_path],
         capture_output=True,

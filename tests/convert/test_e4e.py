@@ -1,4 +1,4 @@
-"""The file e4e comes in: one encoder, one generator, each with a row of its own."""
+"""Converting the published e4e file, which holds an encoder and a generator."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ OPTS = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}
 
 
 def bundle(**changes):
-    """Returns a whole file's contents: a small encoder, a generator of 8 pixels."""
+    """Returns a file's contents: a small encoder and a generator for 8 pixels."""
     decoder = read(DATA / "rosinality.pt")["g_ema"]
     encoder = tiny.e4e_state(num_ws=4, w_dim=8)
     latent_avg = encoder.pop("latent_avg")
@@ -29,7 +29,7 @@ def bundle(**changes):
 
 
 def run_cli(monkeypatch, capsys, tmp_path, data, *more):
-    """Converts `e4e.pt` of such contents; returns status, table's rows, errors."""
+    """Converts `e4e.pt` with these contents; returns status, table rows and errors."""
     path = tmp_path / "e4e.pt"
     path.write_bytes(b"-")
     known = {path: data}
@@ -63,9 +63,12 @@ def test_one_file_gives_an_encoder_and_a_generator(monkeypatch, capsys, tmp_path
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        ({"encoder_type": "GradualStyleEncoder"}, "a 'GradualStyleEncoder', not"),
-        ({"lr": 0.1}, "its 'opts' don't say what the encoder is"),
-        (None, "its 'opts' don't say what the encoder is"),
+        (
+            {"encoder_type": "GradualStyleEncoder"},
+            "encoder 'GradualStyleEncoder'",
+        ),
+        ({"lr": 0.1}, "'opts' has no 'encoder_type'"),
+        (None, "'opts' has no 'encoder_type'"),
     ],
 )
 def test_psp_encoders_are_refused_in_one_line(
@@ -76,7 +79,7 @@ def test_psp_encoders_are_refused_in_one_line(
     assert status == 1
     assert error.startswith(f"error: {tmp_path / 'e4e.pt'}: ")
     assert message in error
-    # The generator of such a file is a whole one.
+    # The file's generator is complete and is converted.
     assert len(rows) == 1
     assert [path.name for path in (tmp_path / "w").iterdir()] == ["e4e_generator.npz"]
 
@@ -84,7 +87,7 @@ def test_psp_encoders_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("key", "shape", "message"),
     [
-        ("encoder.latlayer2.bias", None, "nothing fills laterals.1.bias"),
+        ("encoder.latlayer2.bias", None, "no tensor for laterals.1.bias"),
         ("encoder.styles.2.linear.weight", None, "'styles.3.linear.weight' "),
         ("encoder.styles.0.convs.0.weight", None, "'styles.0.convs.0.weight' is miss"),
         ("encoder.body.0.res_layer.1.weight", None, "trunk has 0 stages"),
@@ -94,7 +97,7 @@ def test_psp_encoders_are_refused_in_one_line(
         ("encoder.input_layer.0.weight", (), "'input_layer.0.weight' has shape []"),
     ],
 )
-def test_broken_encoders_are_named_and_the_generator_is_kept(
+def test_faults_of_the_encoder_are_named_and_the_generator_is_kept(
     monkeypatch, capsys, tmp_path, key, shape, message
 ):
     data = bundle()
@@ -109,7 +112,7 @@ def test_broken_encoders_are_named_and_the_generator_is_kept(
     assert len(rows) == 1
 
 
-def test_broken_generator_does_not_lose_the_encoder(monkeypatch, capsys, tmp_path):
+def test_broken_generator_does_not_stop_the_encoder(monkeypatch, capsys, tmp_path):
     data = bundle()
     del data["state_dict"]["decoder.conv1.activate.bias"]
     status, rows, (error,) = run_cli(
@@ -117,7 +120,7 @@ def test_broken_generator_does_not_lose_the_encoder(monkeypatch, capsys, tmp_pat
     )
     assert status == 1
     assert "StyleGAN2, rosinality's names" in error
-    assert "nothing fills synthesis.b4.conv1.bias" in error
+    assert "no tensor for synthesis.b4.conv1.bias" in error
     assert len(rows) == 2
     names = {path.name for path in (tmp_path / "w").iterdir()}
     assert names == {"e4e_encoder.npz", "nvlabs.npz"}
@@ -126,15 +129,15 @@ def test_broken_generator_does_not_lose_the_encoder(monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("beside", "beside 'state_dict' it holds unknown 'w_std'"),
+        ("outside", "unknown entries next to 'state_dict': 'w_std'"),
         ("inside", "unknown tensor 'ema.input_layer.0.weight', 'encoder'"),
     ],
 )
-def test_what_belongs_to_neither_is_named(
+def test_tensors_of_neither_network_are_named(
     monkeypatch, capsys, tmp_path, where, message
 ):
     data = bundle()
-    if where == "beside":
+    if where == "outside":
         data["w_std"] = np.ones(8)
     else:
         strays = ("ema.input_layer.0.weight", "encoder")

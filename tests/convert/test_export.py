@@ -13,8 +13,9 @@ from convert import __main__ as cli
 from convert import export as exporting
 from convert.export import NAMES, call_of, export
 from convert.rules import ConversionError, Rule, convert
+from guide_jax.models.network import fill
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.storage.network_file import fill, load_network, save_network
+from guide_jax.storage.network_file import load_network, save_network
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -32,13 +33,13 @@ def generator(channels=(6, 5, 4), z_dim=7, w_dim=7, **config):
     )
 
 
-def again(state, names):
-    """Returns the network that a file of this state dict is read as."""
+def convert_back(state, names):
+    """Converts an exported state dict back to a network."""
     return convert(state, NAMES[names].family)
 
 
 def assert_same(got, wanted):
-    """Same keys in the same order; every array the same, bit for bit."""
+    """Checks for the same keys in the same order and bit-identical arrays."""
     assert list(got) == list(wanted)
     for key, array in wanted.items():
         assert got[key].dtype == array.dtype == np.float32, key
@@ -60,36 +61,36 @@ FIXTURES = [
 
 
 @pytest.mark.parametrize(("name", "names"), FIXTURES)
-def test_golden_state_dict_comes_back(name, names):
+def test_golden_state_dict_survives_a_round_trip(name, names):
     state = load(name).weights()
-    network = again(state, names)
-    if names == "rosinality":  # the published file has it beside the state dict
+    network = convert_back(state, names)
+    if names == "rosinality":  # stored next to the state dict in the published file
         state["latent_avg"] = tiny.flat(network)["mapping.w_avg"]
     assert_same(export(network, names), state)
 
 
 @pytest.mark.parametrize(("name", "names"), FIXTURES)
-def test_golden_network_comes_back_under_the_other_names(name, names):
-    network = again(load(name).weights(), names)
+def test_golden_network_survives_a_round_trip_with_the_other_names(name, names):
+    network = convert_back(load(name).weights(), names)
     (other,) = NAMES.keys() - {names}
-    assert_same_network(again(export(network, other), other), network)
+    assert_same_network(convert_back(export(network, other), other), network)
 
 
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("channels", [(3,), (6, 5), (6, 5, 4, 4)])
-def test_any_size_comes_back_bit_for_bit(names, channels):
+def test_round_trip_is_bit_exact_at_any_size(names, channels):
     network = generator(channels)
     leaves = tiny.flat(network)
-    # Numbers that arithmetic or another type in between would change.
+    # Values that arithmetic or a cast to another type would change.
     leaves["mapping.fc1.bias"][:4] = -0.0, 1e-42, 3.4e38, 1 + 2**-23
     network = fill(network, leaves)
-    assert_same_network(again(export(network, names), names), network)
+    assert_same_network(convert_back(export(network, names), names), network)
 
 
-def test_lengths_of_z_and_w_may_differ_under_nvlabs_names():
+def test_z_and_w_lengths_may_differ_only_with_nvlabs_names():
     network = generator(z_dim=8, w_dim=7)
-    assert_same_network(again(export(network, "nvlabs"), "nvlabs"), network)
-    with pytest.raises(ConversionError, match="z has length 8 and its w 7"):
+    assert_same_network(convert_back(export(network, "nvlabs"), "nvlabs"), network)
+    with pytest.raises(ConversionError, match="z has length 8 and w has length 7"):
         export(network, "rosinality")
 
 
@@ -97,30 +98,30 @@ def test_lengths_of_z_and_w_may_differ_under_nvlabs_names():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: generator(conv_clamp=256.0), r"its conv_clamp is 256\.0, .* None$"),
+        (lambda: generator(conv_clamp=256.0), r"conv_clamp is 256\.0, .* None$"),
         (
             lambda: generator(mapping_lr_multiplier=0.1),
-            r"its mapping_lr_multiplier is 0\.1, .* 0\.01$",
+            r"mapping_lr_multiplier is 0\.1, .* 0\.01$",
         ),
         (tiny.mobile, "a mobilestylegan network"),
         (tiny.encoder, "a w_encoder network"),
     ],
 )
-def test_what_the_names_cannot_say_is_refused(build, message, names):
+def test_settings_that_a_state_dict_cannot_store_are_refused(build, message, names):
     with pytest.raises(ConversionError, match=message):
         export(build(), names)
 
 
-# How the published classes are called -------------------------------------------------
+# Calls of the published classes -------------------------------------------------
 
 
 def test_golden_stylegan2_nv_tiny_call():
     golden = load("stylegan2_nv_tiny")
-    call = call_of(again(golden.weights(), "nvlabs"), "nvlabs")
+    call = call_of(convert_back(golden.weights(), "nvlabs"), "nvlabs")
     networks = types.SimpleNamespace(Generator=dict)
     got = eval(call, {"training": types.SimpleNamespace(networks=networks)})
     wanted = golden.info["init_kwargs"]
-    # Of float16 and clamp the state dict says nothing; the class has none unless told.
+    # A state dict stores neither float16 nor clamp; the class uses none by default.
     for key in ("num_fp16_res", "conv_clamp"):
         assert not wanted["synthesis_kwargs"][key]
     kept = ("channel_base", "channel_max")
@@ -141,14 +142,14 @@ def test_golden_stylegan2_nv_tiny_call():
         ("rosinality", (*[512] * 5, 128), "32: 512, 64: 512, 128: 128}"),
     ],
 )
-def test_the_call_names_the_channels_that_no_argument_gives(names, channels, end):
+def test_call_names_channels_that_no_argument_can_set(names, channels, end):
     config = {"resolution": 2 << len(channels), "channels": channels}
     config |= {"z_dim": 7, "w_dim": 7, "mapping_layers": 2}
     call = NAMES[names].call(config)
     assert call.removesuffix("thesisNetwork").endswith(end)
 
 
-# The rules and the lists of tensors must not drift apart ------------------------------
+# The rules and the lists of tensors must stay in sync ------------------------------
 
 
 @pytest.mark.parametrize("names", NAMES)
@@ -160,9 +161,9 @@ def test_tensors_without_a_rule_are_named(names, monkeypatch):
     target = dataclasses.replace(NAMES[names], family=family)
     monkeypatch.setitem(exporting.NAMES, names, target)
     key = {"nvlabs": "synthesis.b4.const", "rosinality": "input.input"}[names]
-    with pytest.raises(ConversionError, match=f"nothing fills '{key}'") as caught:
+    with pytest.raises(ConversionError, match=f"no value for '{key}'") as caught:
         export(generator(), names)
-    assert "synthesis.b4.const has no name" in str(caught.value)
+    assert "no tensor name for synthesis.b4.const" in str(caught.value)
 
 
 @pytest.mark.parametrize("names", NAMES)
@@ -179,14 +180,14 @@ def test_leaves_without_a_tensor_are_named(names, monkeypatch):
     convs = ("b4.conv1", "b8.conv0", "b8.conv1")
     for conv in convs:
         for leaf in ("noise_strength", "noise_const"):
-            assert f"synthesis.{conv}.{leaf} has no name" in str(caught.value)
-    assert str(caught.value).count("has no name") == 6
+            assert f"no tensor name for synthesis.{conv}.{leaf}" in str(caught.value)
+    assert str(caught.value).count("no tensor name") == 6
 
 
 @pytest.mark.parametrize(
     "layout", [lambda x: x * 2, lambda x: x / 2, lambda x: x[:1], lambda x: x[::-1] * 0]
 )
-def test_a_layout_that_does_more_than_move_numbers_is_named(layout, monkeypatch):
+def test_layouts_that_change_values_are_named(layout, monkeypatch):
     rules = (
         Rule(r"mapping\.w_avg", "mapping.w_avg", layout),
         *NAMES["nvlabs"].family.rules,
@@ -194,11 +195,14 @@ def test_a_layout_that_does_more_than_move_numbers_is_named(layout, monkeypatch)
     family = dataclasses.replace(NAMES["nvlabs"].family, rules=rules)
     target = dataclasses.replace(NAMES["nvlabs"], family=family)
     monkeypatch.setitem(exporting.NAMES, "nvlabs", target)
-    with pytest.raises(ConversionError, match=r"w_avg can't be put back into '.*\[7\]"):
+    with pytest.raises(ConversionError, match=r"w_avg cannot be converted to '.*\[7\]"):
         export(generator(), "nvlabs")
 
 
 # The command line ---------------------------------------------------------------------
+
+
+NEEDS_BOTH = "exporting needs both --export NETWORK and --to FILE; got only"
 
 
 def read_npz(path):
@@ -210,27 +214,27 @@ def read_npz(path):
 @pytest.mark.parametrize(
     ("file", "names"), [("nvlabs.pkl", "nvlabs"), ("rosinality.pt", "rosinality")]
 )
-def test_a_converted_file_comes_back(tmp_path, capsys, file, names, npz):
+def test_converted_file_survives_a_round_trip(tmp_path, capsys, file, names, npz):
     flags = ["--npz"] if npz else []
     assert cli.main([str(DATA / file), "--out", str(tmp_path), *flags]) == 0
     capsys.readouterr()
     network = tmp_path / (Path(file).stem + (".npz" if npz else ""))
     to = tmp_path / "back.npz"
-    flags = [] if names == "nvlabs" else ["--names", names]  # nvlabs unless told
+    flags = [] if names == "nvlabs" else ["--names", names]  # nvlabs is the default
     assert cli.main(["--export", str(network), "--to", str(to), *flags]) == 0
     out, err = capsys.readouterr()
     heads, row, call = out.splitlines()
     assert heads.split() == list(cli.COLUMNS)
     assert row.startswith(f"{network}  {NAMES[names].family.title}  ")
     assert row.endswith(f"  {to}")
-    assert call == f"fits {call_of(load_network(network), names)}"
+    assert call == f"loads into {call_of(load_network(network), names)}"
     assert err == ""
     wanted = read_npz(DATA / f"{names}.npz")
     wanted = {key.removeprefix("g_ema."): array for key, array in wanted.items()}
     assert f" {len(wanted)}  " in row
     got = read_npz(to)
     assert got.keys() == wanted.keys()
-    assert_same(got, {key: wanted[key] for key in got})  # the samples' order is free
+    assert_same(got, {key: wanted[key] for key in got})  # samples are unordered
 
 
 @pytest.mark.parametrize(
@@ -239,20 +243,32 @@ def test_a_converted_file_comes_back(tmp_path, capsys, file, names, npz):
         ("", "give FILE... --out DIR or --pypi --out DIR to convert, or --export"),
         ("a.pt", "give FILE... --out DIR or --pypi"),
         ("--out w", "give FILE... --out DIR or --pypi"),
-        ("--export net", "--export alone: give both --export NETWORK and --to FILE"),
-        ("--to a.npz", "--to alone: give both"),
-        ("--names nvlabs", "--names alone: give both"),
-        ("--export net --names nvlabs", "--export and --names alone: give both"),
-        ("a.pt --export net --to b.npz", "FILE can't stand with --export and --to: "),
-        ("--export net --to b.npz --out w", "--out can't stand with --export and"),
-        ("--export net --to b.npz --npz", "--npz can't stand with"),
-        ("--export net --to b.npz --dtype float32", "--dtype can't stand with"),
-        ("a.pt --out w --names nvlabs", "FILE and --out can't stand with --names: "),
-        ("--export net --to b.pth", "--to b.pth: its name has to end in one of .npz, "),
-        ("--export net --to b", "--to b: its name has to end in one of"),
+        ("--export net", f"{NEEDS_BOTH} --export"),
+        ("--to a.npz", f"{NEEDS_BOTH} --to"),
+        ("--names nvlabs", f"{NEEDS_BOTH} --names"),
+        ("--export net --names nvlabs", f"{NEEDS_BOTH} --export and --names"),
+        (
+            "a.pt --export net --to b.npz",
+            "FILE cannot be combined with --export and --to",
+        ),
+        (
+            "--export net --to b.npz --out w",
+            "--out cannot be combined with --export",
+        ),
+        ("--export net --to b.npz --npz", "--npz cannot be combined with"),
+        ("--export net --to b.npz --dtype float32", "--dtype cannot be combined with"),
+        (
+            "a.pt --out w --names nvlabs",
+            "FILE and --out cannot be combined with --names",
+        ),
+        (
+            "--export net --to b.pth",
+            "--to b.pth: unsupported suffix, use one of .npz",
+        ),
+        ("--export net --to b", "--to b: unsupported suffix, use one of"),
     ],
 )
-def test_options_that_do_not_go_together(
+def test_conflicting_or_missing_options_are_refused(
     capsys, monkeypatch, tmp_path, options, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -264,7 +280,7 @@ def test_options_that_do_not_go_together(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failures_are_one_line_and_write_nothing(tmp_path, capsys, monkeypatch):
+def test_failures_print_one_line_and_write_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     names = ("clamped", "mobile", "good")
     clamped, mobile, good = (tmp_path / f"{name}.npz" for name in names)
@@ -274,11 +290,15 @@ def test_failures_are_one_line_and_write_nothing(tmp_path, capsys, monkeypatch):
     (tmp_path / "text.npz").write_text("text")
     there = sorted(tmp_path.iterdir())
     for source, to, message in (
-        ("none", "a.npz", "none: no network there"),
+        ("none", "a.npz", "none: no such network"),
         ("text.npz", "a.npz", "text.npz: not a network of guide_jax"),
-        ("clamped.npz", "a.npz", "clamped.npz: its conv_clamp is 256"),
-        ("mobile.npz", "a.npz", "mobile.npz: a mobilestylegan network; only stylegan2"),
-        ("good.npz", "good.npz", "good.npz: a network of guide_jax is there"),
+        ("clamped.npz", "a.npz", "clamped.npz: conv_clamp is 256"),
+        (
+            "mobile.npz",
+            "a.npz",
+            "mobile.npz: cannot export a mobilestylegan network",
+        ),
+        ("good.npz", "good.npz", "good.npz: is a guide_jax network"),
         ("good.npz", "a.pt", "a.pt: .pt needs PyTorch, which is not installed"),
         ("good.npz", "text.npz/a.npz", "text.npz/a.npz: [Errno"),
     ):

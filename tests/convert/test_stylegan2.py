@@ -4,7 +4,7 @@ from golden_data import load
 
 from convert.rules import ConversionError, convert
 from convert.stylegan2 import NVLABS, ROSINALITY
-from guide_jax.storage.network_file import flat_leaves
+from guide_jax.models.network import flat_leaves
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def nvlabs():
 
 @pytest.fixture
 def rosinality(nvlabs):
-    """The same generator under rosinality's names, as a bare state dict."""
+    """The same generator with rosinality's names, as a bare state dict."""
     state = {}
     for name, array in nvlabs.items():
         if "resample_filter" in name or name == "mapping.w_avg":
@@ -71,7 +71,7 @@ def test_config_is_read_from_shapes(nvlabs, rosinality):
         )
 
 
-def test_families_know_their_own(nvlabs, rosinality):
+def test_each_family_recognises_only_its_own_files(nvlabs, rosinality):
     wrapped = {"g_ema": rosinality, "latent_avg": np.zeros(64, np.float32)}
     for state, of_nvlabs in ((nvlabs, True), (rosinality, False), (wrapped, False)):
         assert NVLABS.recognises(state) == of_nvlabs
@@ -91,18 +91,18 @@ def test_both_families_fill_the_same_network(nvlabs, rosinality, rows):
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
-def test_unknown_parts_beside_g_ema_are_named(rosinality):
+def test_unknown_entries_next_to_g_ema_are_named(rosinality):
     w_avg = np.ones(64, np.float32)
     training = dict.fromkeys(("g", "d", "g_optim", "d_optim", "args", "ada_aug_p"))
     whole = {"g_ema": rosinality, "latent_avg": w_avg} | training
     np.testing.assert_array_equal(convert(whole, ROSINALITY).mapping.w_avg[...], 1)
     with pytest.raises(
-        ConversionError, match=r"'g_ema' it holds unknown 'e', 'w_std'$"
+        ConversionError, match=r"unknown entries next to 'g_ema': 'e', 'w_std'$"
     ):
         convert(whole | {"w_std": w_avg, "e": {}}, ROSINALITY)
 
 
-def test_bare_rosinality_dict_has_the_mean_of_its_mapping_as_w_avg(rosinality):
+def test_w_avg_of_a_bare_rosinality_dict_is_its_mean_w(rosinality):
     generator = convert(rosinality, ROSINALITY)
     z = np.random.default_rng(0).standard_normal((4096, generator.z_dim))
     w = generator.mapping(z.astype(np.float32))[:, 0]
@@ -145,7 +145,7 @@ def test_rosinality_faults_are_named(rosinality, key, change, message):
 
 
 def expect_fault(state, family, key, change, message):
-    """Takes a tensor out (None) or puts one of another shape in; conversion fails."""
+    """Removes a tensor (None) or gives it another shape; expects a conversion error."""
     if change is None:
         del state[key]
     else:
@@ -154,7 +154,7 @@ def expect_fault(state, family, key, change, message):
         convert(state, family)
 
 
-def test_other_smoothing_kernels_are_refused(nvlabs, rosinality):
+def test_unsupported_smoothing_kernels_are_refused(nvlabs, rosinality):
     key = "synthesis.b8.conv0.resample_filter"
     nvlabs[key] = np.full((4, 4), 1 / 16, np.float32)
     with pytest.raises(ConversionError, match=key):

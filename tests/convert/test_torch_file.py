@@ -12,10 +12,10 @@ from convert.torch_file import LEGACY_START, read
 DATA = Path(__file__).parents[1] / "data"
 
 
-def arrays(thing, prefix=""):
-    """Returns dotted name -> array of nested dicts."""
+def arrays(nested, prefix=""):
+    """Flattens nested dicts to dotted name -> array."""
     flat = {}
-    for key, value in thing.items():
+    for key, value in nested.items():
         if isinstance(value, dict):
             flat |= arrays(value, f"{prefix}{key}.")
         elif isinstance(value, np.ndarray):
@@ -34,7 +34,7 @@ def arrays(thing, prefix=""):
         "nvlabs.pkl",
     ],
 )
-def test_reads_what_pytorch_wrote(name):
+def test_files_written_by_pytorch_are_read(name):
     got = arrays(read(DATA / name))
     if name.startswith("mixed"):
         np.testing.assert_array_equal(got.pop("numpy"), [[0, 1, 2], [3, 4, 5]])
@@ -48,7 +48,7 @@ def test_reads_what_pytorch_wrote(name):
 
 
 @pytest.mark.parametrize("name", ["mixed.pt", "mixed_legacy.pt"])
-def test_plain_contents(name):
+def test_plain_objects_are_read(name):
     got = read(DATA / name)
     assert list(got["opts"]) == ["lr", "names", "nested"]
     assert (got["opts"]["lr"], got["opts"]["names"]) == (0.1, ["a", "b"])
@@ -64,17 +64,17 @@ def test_plain_contents(name):
     assert np.shares_memory(got["shared"]["base"], got["shared"]["part"])
 
 
-def test_embedded_source_of_nvlabs_pickle_is_there_and_not_run():
+def test_source_embedded_in_nvlabs_pickle_is_not_run():
     # Running it would end the tests with SystemExit.
     assert b"raise SystemExit" in (DATA / "nvlabs.pkl").read_bytes()
     assert "synthesis.b4.const" in read(DATA / "nvlabs.pkl")
 
 
-def test_unknown_parts_beside_g_ema_are_named(monkeypatch):
+def test_unknown_entries_next_to_g_ema_are_named(monkeypatch):
     known = {"G", "D", "training_set_kwargs", "augment_pipe"}
-    assert known == torch_file.NVLABS_BESIDE  # the sample holds all of them
-    monkeypatch.setattr(torch_file, "NVLABS_BESIDE", known - {"D", "augment_pipe"})
-    message = r"nvlabs\.pkl: beside 'G_ema' it holds unknown 'D', 'augment_pipe'$"
+    assert known == torch_file.NVLABS_IGNORED  # the sample has all of them
+    monkeypatch.setattr(torch_file, "NVLABS_IGNORED", known - {"D", "augment_pipe"})
+    message = r"nvlabs\.pkl: unknown entries next to 'G_ema': 'D', 'augment_pipe'$"
     with pytest.raises(ValueError, match=message):
         read(DATA / "nvlabs.pkl")
 
@@ -91,7 +91,7 @@ def test_pickles_without_g_ema_keep_their_structure(tmp_path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", [">f4", "<i8", "?", "<c8"])
-def test_numpy_arrays(tmp_path, dtype, order):
+def test_numpy_arrays_in_pickles_are_read(tmp_path, dtype, order):
     array = np.asarray(np.arange(6).reshape(2, 3), dtype, order=order)
     for protocol in (2, 5):
         (tmp_path / "x.ckpt").write_bytes(pickle.dumps({"x": array}, protocol))
@@ -100,7 +100,7 @@ def test_numpy_arrays(tmp_path, dtype, order):
         assert got.dtype.isnative
 
 
-def test_numpy_files_of_one_dict(tmp_path):
+def test_npy_file_of_one_dict_is_read(tmp_path):
     state = {"a.weight": np.ones((2, 3), np.float32), "n": 7}
     np.save(tmp_path / "x.npy", state)
     got = read(tmp_path / "x.npy")
@@ -112,33 +112,42 @@ def test_numpy_files_of_one_dict(tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.ones(3), "a numpy file of one array; named ones are needed"),
-        (np.array([{}, {}]), r"cut short or damaged \(an array of objects\)"),
-        (np.zeros((0, 1), object), r"cut short or damaged \(an array of objects\)"),
+        (
+            np.ones(3),
+            r"a \.npy file of one unnamed array; a dict of named arrays is needed",
+        ),
+        (
+            np.array([{}, {}]),
+            r"truncated or damaged \(unsupported object array\); download it again",
+        ),
+        (
+            np.zeros((0, 1), object),
+            r"truncated or damaged \(unsupported object array\); download it again",
+        ),
     ],
 )
-def test_other_numpy_files(tmp_path, array, message):
+def test_other_npy_files_are_refused(tmp_path, array, message):
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(ValueError, match=rf"x\.npy: {message}$"):
         read(tmp_path / "x.npy")
 
 
-def test_damaged_numpy_files(tmp_path):
+def test_damaged_npy_files_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, {"a": np.ones(50, np.float32)})
     whole = path.read_bytes()
     for length in [*range(6, 200, 3), *range(200, len(whole), 20)]:
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"x\.npy: cut short or damaged") as caught:
+        with pytest.raises(ValueError, match=r"x\.npy: truncated or damaged") as caught:
             read(path)
         assert "\n" not in str(caught.value)
     path.write_bytes(whole[:6] + b"\3" + whole[7:])
-    with pytest.raises(ValueError, match="a numpy file of an unknown version"):
+    with pytest.raises(ValueError, match=r"unsupported \.npy format version"):
         read(path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 5])
-def test_empty_arrays_and_bytes(tmp_path, protocol):
+def test_empty_arrays_and_bytes_are_read(tmp_path, protocol):
     contents = {"a": np.zeros((0, 3), np.float32), "b": b"", "c": b"x"}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(contents, protocol))
     loaded = read(tmp_path / "x.pkl")
@@ -146,7 +155,7 @@ def test_empty_arrays_and_bytes(tmp_path, protocol):
     assert (loaded["b"], loaded["c"]) == (b"", b"x")
 
 
-def test_big_endian_zip(tmp_path):
+def test_big_endian_zip_is_read(tmp_path):
     path = tmp_path / "big.pt"
     with zipfile.ZipFile(DATA / "layers.pth") as source:
         entries = {name: source.read(name) for name in source.namelist()}
@@ -154,7 +163,7 @@ def test_big_endian_zip(tmp_path):
         for name, data in entries.items():
             if name.endswith("/byteorder"):
                 data = b"big"
-            elif "/data/" in name:  # all but one scalar counter are float32
+            elif "/data/" in name:  # all tensors are float32, except one scalar counter
                 data = np.frombuffer(data, "u8" if len(data) == 8 else "u4")
                 data = data.byteswap().tobytes()
             target.writestr(name, data)
@@ -165,12 +174,12 @@ def test_big_endian_zip(tmp_path):
 
 
 def ints(*numbers):
-    """Returns the opcodes of a tuple of numbers."""
+    """Returns the opcodes of a tuple of integers."""
     return b"(" + b"".join(b"J" + struct.pack("<i", n) for n in numbers) + b"t"
 
 
 def zip_with_tensor(path, numel, offset, shape, strides, kind=b"Float"):
-    """Writes a zip file of one tensor, made by hand, over 16 bytes."""
+    """Writes a handmade zip file with one tensor over 16 bytes of storage."""
     body = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage"
     body += b"ctorch\n" + kind + b"Storage\nX\x01\0\0\x000X\x03\0\0\0cpu"
     body += b"J" + struct.pack("<i", numel) + b"tQJ" + struct.pack("<i", offset)
@@ -180,7 +189,7 @@ def zip_with_tensor(path, numel, offset, shape, strides, kind=b"Float"):
         archive.writestr("archive/data/0", np.arange(4, dtype="<f4").tobytes())
 
 
-def test_tensor_within_its_storage(tmp_path):
+def test_tensor_within_its_storage_is_read(tmp_path):
     zip_with_tensor(tmp_path / "x.pt", 4, 1, (3,), (1,))
     np.testing.assert_array_equal(read(tmp_path / "x.pt"), [1, 2, 3])
 
@@ -197,13 +206,13 @@ def test_tensor_within_its_storage(tmp_path):
         (9, 0, (9,), (1,)),
     ],
 )
-def test_tensor_beyond_its_storage(tmp_path, tensor):
+def test_tensor_beyond_its_storage_is_refused(tmp_path, tensor):
     zip_with_tensor(tmp_path / "x.pt", *tensor)
-    with pytest.raises(ValueError, match=r"x.pt: cut short or damaged \(a tensor"):
+    with pytest.raises(ValueError, match=r"x.pt: truncated or damaged \(a tensor"):
         read(tmp_path / "x.pt")
 
 
-def test_repeated_elements_are_read_and_not_copied(tmp_path):
+def test_repeated_elements_are_not_copied(tmp_path):
     zip_with_tensor(tmp_path / "x.pt", 4, 1, (2**10, 2**10), (0, 0))
     got = read(tmp_path / "x.pt")
     assert got.shape == (2**10, 2**10)
@@ -216,17 +225,17 @@ def test_repeated_elements_are_read_and_not_copied(tmp_path):
 
 @pytest.mark.parametrize("kind", [b"Float", b"BFloat16"])
 @pytest.mark.parametrize("shape", [(2**30, 2**20), (2**20 + 1,)])
-def test_small_file_of_a_huge_tensor(tmp_path, shape, kind):
+def test_huge_tensor_in_a_small_file_is_refused(tmp_path, shape, kind):
     zip_with_tensor(tmp_path / "x.pt", 4, 0, shape, (0,) * len(shape), kind)
     elements, held = np.prod(shape), 4 if kind == b"Float" else 8
-    message = rf"x\.pt: .*a tensor of {elements} elements over a storage of {held}\)"
+    message = rf"x\.pt: .*a tensor has {elements} elements, its storage only {held}\)"
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path / "x.pt")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["layers.pth", "layers_legacy.pth", "nvlabs.pkl"])
-def test_truncated_files(tmp_path, name):
+def test_truncated_files_are_refused(tmp_path, name):
     whole = (DATA / name).read_bytes()
     path = tmp_path / name
     for length in [*range(1, 40), *range(40, len(whole), len(whole) // 30)]:
@@ -235,17 +244,17 @@ def test_truncated_files(tmp_path, name):
             read(path)
         assert "\n" not in str(caught.value)
     path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="cut short or damaged"):
+    with pytest.raises(ValueError, match="truncated or damaged"):
         read(path)
 
 
-def test_zip_with_a_flipped_bit(tmp_path):
+def test_zip_with_a_flipped_bit_is_refused(tmp_path):
     data = bytearray((DATA / "rosinality.pt").read_bytes())
     with zipfile.ZipFile(DATA / "rosinality.pt") as archive:
         tensor = archive.read("rosinality/data/3")
     data[data.index(tensor) + 3] ^= 1
     (tmp_path / "x.pt").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x.pt: cut short or damaged \(Bad CRC"):
+    with pytest.raises(ValueError, match=r"x.pt: truncated or damaged \(Bad CRC"):
         read(tmp_path / "x.pt")
 
 
@@ -256,10 +265,10 @@ def test_zip_with_a_flipped_bit(tmp_path):
         (b"<!DOCTYPE html><html>", "neither a PyTorch file nor a pickle"),
         (b"version https://git-lfs", "neither a PyTorch file nor a pickle"),
         (b"cos\nsystem\n(S'x'\ntR.", "neither a PyTorch file nor a pickle"),
-        (LEGACY_START, "cut short or damaged"),
+        (LEGACY_START, "truncated or damaged"),
     ],
 )
-def test_other_files(tmp_path, data, message):
+def test_files_of_other_formats_are_refused(tmp_path, data, message):
     path = tmp_path / "other.pt"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=f"other.pt: {message}"):
@@ -269,11 +278,11 @@ def test_other_files(tmp_path, data, message):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.txt"], "data.pkl is not in it"),
+        (["a.txt"], "without PyTorch's data.pkl"),
         (["m/data.pkl", "m/constants.pkl", "m/code/a.py"], "TorchScript"),
     ],
 )
-def test_other_zip_files(tmp_path, names, message):
+def test_other_zip_files_are_refused(tmp_path, names, message):
     path = tmp_path / "other.pt"
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
@@ -282,7 +291,7 @@ def test_other_zip_files(tmp_path, names, message):
         read(path)
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_missing_file_and_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"):
             read(path)

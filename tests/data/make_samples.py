@@ -2,8 +2,8 @@
 
     pip install torch==2.13.0 numpy && python tests/data/make_samples.py
 
-Each file has its expected contents beside it, in an `.npz` of dotted names. All numbers
-are random; the networks are far too small to draw anything.
+Each file's expected contents are stored next to it, in an `.npz` with dotted names. All
+values are random; the networks are far too small to generate images.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-W, C4, C8 = 8, 8, 4  # w_dim, channels at 4 and at 8 pixels
+W, C4, C8 = 8, 8, 4  # w_dim, channels at 4 and 8 pixels
 FIR = torch.outer(t := torch.tensor([1.0, 3.0, 3.0, 1.0]), t) / 64
 
 
@@ -34,7 +34,7 @@ def main():
 
 
 def save_both(name, data, suffix):
-    """Saves in the zip format and in the older one, as `<name>_legacy`."""
+    """Saves in the zip format and, as `<name>_legacy`, in the legacy format."""
     torch.save(data, HERE / (name + suffix))
     torch.save(
         data, HERE / f"{name}_legacy{suffix}", _use_new_zipfile_serialization=False
@@ -43,26 +43,26 @@ def save_both(name, data, suffix):
 
 
 def expect(name, data):
-    """Writes every tensor of (nested) data to `<name>.npz`."""
+    """Writes every tensor in nested data to `<name>.npz`."""
     flat = {}
 
-    def walk(prefix, thing):
-        if isinstance(thing, argparse.Namespace):
-            thing = vars(thing)
-        if isinstance(thing, dict):
-            for key, value in thing.items():
+    def walk(prefix, item):
+        if isinstance(item, argparse.Namespace):
+            item = vars(item)
+        if isinstance(item, dict):
+            for key, value in item.items():
                 walk(f"{prefix}.{key}" if prefix else key, value)
-        elif isinstance(thing, torch.Tensor):
-            thing = thing.detach()
-            thing = thing.float() if thing.dtype == torch.bfloat16 else thing
-            flat[prefix] = thing.numpy()
+        elif isinstance(item, torch.Tensor):
+            item = item.detach()
+            item = item.float() if item.dtype == torch.bfloat16 else item
+            flat[prefix] = item.numpy()
 
     walk("", data)
     np.savez_compressed(HERE / f"{name}.npz", **flat)
 
 
 def mixed():
-    """Returns every kind of tensor and plain object a checkpoint may hold."""
+    """Returns every kind of tensor and plain object that a checkpoint may hold."""
     base = torch.arange(24.0).reshape(4, 6)
     dtypes = "float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64"
     values = torch.tensor([-3, 0, 1, 100])
@@ -104,7 +104,7 @@ def tensors(shapes):
 
 
 def save_rosinality():
-    """Writes an 8 px generator as rosinality's training writes it."""
+    """Writes an 8 px generator in the format of rosinality's training code."""
     shapes = {}
     for i in (1, 2):
         shapes |= {f"style.{i}.weight": (W, W), f"style.{i}.bias": (W,)}
@@ -138,14 +138,14 @@ def save_rosinality():
 
 
 class Net(torch.nn.Module):
-    """A node of a network; pickles as NVIDIA's persistent classes do."""
+    """A module that pickles like NVIDIA's persistent classes."""
 
     def __init__(self, **attributes):
         super().__init__()
         self.__dict__ |= attributes
 
     def __reduce__(self):
-        """Names the rebuilding function and gives it the source and the state."""
+        """Returns the reconstruction function and its arguments: source and state."""
         meta = {
             "type": "class",
             "version": 6,
@@ -157,24 +157,24 @@ class Net(torch.nn.Module):
 
 
 class EasyDict(dict):
-    """A dict of a class of its own, as NVIDIA's settings are."""
+    """A dict subclass, like NVIDIA's settings."""
 
 
 def reconstruct(meta):
-    """Stands in for NVIDIA's function of that name; is never called."""
+    """Stand-in for NVIDIA's reconstruction function; never called."""
     raise NotImplementedError
 
 
-def posing_as(thing, module, name):
-    """Makes pickle believe that a class or function lives in another module."""
-    thing.__module__, thing.__qualname__, thing.__name__ = module, name, name
+def pickle_as(item, module, name):
+    """Makes a class or function pickle as if defined in another module."""
+    item.__module__, item.__qualname__, item.__name__ = module, name, name
     sys.modules.setdefault(module.split(".")[0], types.ModuleType(module))
     home = sys.modules.setdefault(module, types.ModuleType(module))
-    setattr(home, name, thing)
+    setattr(home, name, item)
 
 
 def tree(state, buffers):
-    """Returns nested `Net`s whose state dict is `state`."""
+    """Returns nested `Net` modules with `state` as their state dict."""
     root = Net(
         _init_kwargs=EasyDict(z_dim=W, synthesis_kwargs=EasyDict(channel_max=C4)),
         weight_gain=1 / np.sqrt(np.float64(W)),
@@ -195,9 +195,9 @@ def tree(state, buffers):
 
 
 def save_nvlabs():
-    """Writes an 8 px generator as stylegan2-ada-pytorch's training writes it."""
-    posing_as(reconstruct, "torch_utils.persistence", "_reconstruct_persistent_obj")
-    posing_as(EasyDict, "dnnlib.util", "EasyDict")
+    """Writes an 8 px generator in the format of NVIDIA's stylegan2-ada-pytorch."""
+    pickle_as(reconstruct, "torch_utils.persistence", "_reconstruct_persistent_obj")
+    pickle_as(EasyDict, "dnnlib.util", "EasyDict")
     shapes = {}
 
     def layer(name, inputs, outputs, side):

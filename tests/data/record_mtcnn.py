@@ -1,17 +1,17 @@
-"""Records what facenet-pytorch makes of MTCNN with rule-made weights, for tests.
+"""Records facenet-pytorch's MTCNN outputs with generated weights, for tests.
 
     pip install facenet-pytorch==2.6.0 torchvision
     python tests/data/record_mtcnn.py
 
-`mtcnn.npz` then holds, PyTorch's layouts, for `mtcnn_rule.crops()`:
+`mtcnn.npz` then holds, in PyTorch's layouts, the outputs for `mtcnn_rule.crops()`:
 
-    pnet.scores [3, 19, 16], pnet.boxes [3, 4, 19, 16]  of [:, :, :47, :42]
-    rnet.scores [3], rnet.boxes [3, 4]                  of [:, :, :24, :24]
+    pnet.scores [3, 19, 16], pnet.boxes [3, 4, 19, 16]  for [:, :, :47, :42]
+    rnet.scores [3], rnet.boxes [3, 4]                  for [:, :, :24, :24]
     onet.scores [3], onet.boxes [3, 4], onet.points [3, 10]
 
-and of the whole detection in `mtcnn_rule.picture()` with `mtcnn_rule.DETECTION`:
+and for the full detection in `mtcnn_rule.picture()` with `mtcnn_rule.DETECTION`:
 
-    boxes [N, 4], scores [N], points [N, 5, 2], the best score first
+    boxes [N, 4], scores [N], points [N, 5, 2], best score first
 """
 
 import sys
@@ -23,12 +23,12 @@ from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from facenet_pytorch.models.utils.detect_face import detect_face
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent))
+sys.path.append(str(HERE.parent / "support"))
 import mtcnn_rule as rule  # noqa: E402
 
 
 def main():
-    """Records everything."""
+    """Records all outputs in `mtcnn.npz`."""
     nets = {}
     for name, network in (("pnet", PNet), ("rnet", RNet), ("onet", ONet)):
         nets[name] = network(pretrained=False).eval()

@@ -1,14 +1,14 @@
-"""Records what OpenVINO makes of the published MobileStyleGAN, for tests.
+"""Records OpenVINO's outputs for the published MobileStyleGAN, for tests.
 
     pip install openvino==2026.4.1 numpy
     python tests/data/record_openvino.py random_face-2021.7.21.1-py3-none-any.whl
 
-The wheel is PyPI's. Everything is computed in float32. `mobilestylegan_openvino.npz`
-then holds, for `SEEDS`:
+The wheel comes from PyPI. Everything is computed in float32. For `SEEDS`,
+`mobilestylegan_openvino.npz` then holds:
 
-    w         [N, D], the mapping's output for `guide_jax.faces.photos.z_of_seed`
-    features  [N, 4, 4, 64], of "b16.x" every 4th row and column, every 8th channel
-    pixels    [N, 32, 32, 3], of the 1024 px image every 32nd row and column from 16
+    w         [N, D], mapping output for `guide_jax.models.generator.z_of_seed`
+    features  [N, 4, 4, 64], every 4th row and column and every 8th channel of "b16.x"
+    pixels    [N, 32, 32, 3], every 32nd row and column of the 1024 px image, from 16
     mean, std [N, 3], over the whole image
 """
 
@@ -22,7 +22,7 @@ import openvino
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1)
-B16_X = "LeakyRelu_242"  # the graph's name of the last activation at 16 px
+B16_X = "LeakyRelu_242"  # the graph's name for the last activation at 16 px
 
 
 def main():
@@ -41,7 +41,7 @@ def main():
 
 
 def compiled(path, *more_outputs):
-    """Returns a graph ready to run in float32, with more of its layers as outputs."""
+    """Returns a graph compiled for float32, with the named layers as extra outputs."""
     core = openvino.Core()
     model = core.read_model(path)
     for operation in model.get_ordered_ops():
@@ -51,7 +51,7 @@ def compiled(path, *more_outputs):
 
 
 def record(mapping, synthesis, seed):
-    """Returns what is kept of one seed."""
+    """Returns the arrays to store for one seed."""
     z = np.random.default_rng(seed).standard_normal((1, 512)).astype(np.float32)
     w = mapping([z])[0]
     image, features = (array.transpose(0, 2, 3, 1) for array in synthesis([w]).values())

@@ -1,4 +1,4 @@
-"""The training loop of the demo's weights, and what it is fed."""
+"""The training loop for the demo's weights, and its inputs and losses."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def squared_error(trainable, statistics, frozen, batch):
 
 
 def train(folder, steps, until=None):
-    """Trains to `steps`; with `until`, breaks off before that step."""
+    """Trains for `steps` steps; with `until`, interrupts before that step."""
 
     def batch_at(step):
         if step == until:
@@ -36,7 +36,7 @@ def train(folder, steps, until=None):
     )
 
 
-def test_training_that_was_broken_off_goes_on_to_the_same_end(tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr("distill.training.SAVE_EVERY_S", 0.0)
     whole, statistics = train(tmp_path / "whole", 8)
     with pytest.raises(KeyboardInterrupt):
@@ -46,7 +46,7 @@ def test_training_that_was_broken_off_goes_on_to_the_same_end(tmp_path, monkeypa
     assert int(statistics["seen"]) == 8
 
 
-def test_the_haar_transform_undoes_the_generators_inverse():
+def test_haar_is_the_inverse_of_haar_inverse():
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(haar_inverse(generator.haar(x)), x, atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_faces_are_averaged_down():
     np.testing.assert_allclose(small[0, :, :, 0], [[1, -1], [-1, -1]])
 
 
-def test_an_image_loss_is_zero_only_for_equal_images():
+def test_image_loss_is_zero_only_for_equal_images():
     a = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
 
     def lpips(x, y):
@@ -71,12 +71,13 @@ def test_an_image_loss_is_zero_only_for_equal_images():
     assert float(total) == pytest.approx(0.25, rel=1e-5)
 
 
-def test_a_fresh_student_begins_as_its_teacher(monkeypatch):
+@pytest.mark.full
+def test_a_fresh_student_starts_like_its_teacher(monkeypatch):
     teacher = tiny.mobile()
     monkeypatch.setattr(student, "WIDTHS", {4: 8, 8: 5, 16: 4})
     network = student.fresh(teacher, 16)
     z = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
-    w = student.codes(teacher, z, 0.0)  # w_avg, for which the stem is made
+    w = student.codes(teacher, z, 0.0)  # w_avg, where the first blocks must agree
     np.testing.assert_array_equal(
         student.codes(network, z, 0.7), w + 0.7 * (student.codes(teacher, z, 1.0) - w)
     )
@@ -90,10 +91,10 @@ def test_a_fresh_student_begins_as_its_teacher(monkeypatch):
     ratio = stem(network) / stem(teacher)  # [N, 4, 4, C]
     assert float(ratio.min()) > 0
     channel = ratio.mean((0, 1, 2))
-    np.testing.assert_allclose(ratio, channel + 0 * ratio, rtol=1e-4)
+    np.testing.assert_allclose(ratio, channel[None, None, None] + 0 * ratio, rtol=1e-4)
 
 
-def test_the_main_directions_of_activations_and_the_colours_in_them():
+def test_principal_directions_and_colours_of_activations():
     rng = np.random.default_rng(0)
     sources = rng.standard_normal((5000, 2))
     x = sources @ rng.standard_normal((2, 6)) + 3  # six channels, two dimensions
@@ -103,7 +104,7 @@ def test_the_main_directions_of_activations_and_the_colours_in_them():
     components = x @ view["directions"] - view["origin"]
     np.testing.assert_allclose(components.mean(0), 0, atol=1e-4)
     assert components.var(0).sum() == pytest.approx(2, rel=1e-3)
-    # Two dimensions are all there is: the channels come back from them.
+    # The data is two-dimensional, so the channels can be recovered exactly.
     back, *_ = np.linalg.lstsq(components, x - x.mean(0))
     np.testing.assert_allclose(components @ back, x - x.mean(0), atol=1e-3)
     colours = x @ view["colours"][:-1] + view["colours"][-1]

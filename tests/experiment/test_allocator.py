@@ -1,3 +1,5 @@
+"""Keeping freed memory on CPU-only runs, and when it is not kept."""
+
 import os
 import platform
 import subprocess
@@ -5,7 +7,7 @@ import sys
 
 import pytest
 
-# Fills 128 MB and frees them, twice; prints how many pages the second time asked for.
+# Fills and frees 128 MB twice; prints how many page faults the second time caused.
 PAGES = """
 import resource
 import jax
@@ -22,7 +24,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def pages(prepare="", **environment):
-    """Returns whether freed memory is said to be kept, and the pages asked for."""
+    """Returns whether memory is reported as kept, and the number of page faults."""
     clean = {name: x for name, x in os.environ.items() if "MALLOC" not in name}
     command = sys.executable, "-c", PAGES.format(prepare=prepare)
     done = subprocess.run(
@@ -52,7 +54,7 @@ def test_freed_memory_is_kept():
     ],
     ids=["the user's own settings", "a GPU", "another library"],
 )
-def test_it_is_given_back_as_ever(prepare, environment):
+def test_freed_memory_is_returned_otherwise(prepare, environment):
     kept, count = pages(prepare, **environment)
     assert not kept
     assert count > 50

@@ -1,14 +1,14 @@
-"""Who gets which item, and what becomes of one that fails."""
+"""How items are spread over workers, and what happens when a worker or item fails."""
 
 import threading
 import time
 
 import pytest
 
-from guide_jax.experiment.workers import UnusableError, at_work, spread
+from guide_jax.experiment.workers import UnusableError, is_working, spread
 
 
-def test_a_single_worker_takes_all_in_order_in_this_thread():
+def test_a_single_worker_runs_in_order_in_this_thread():
     threads = []
 
     def work(item):
@@ -19,18 +19,18 @@ def test_a_single_worker_takes_all_in_order_in_this_thread():
     assert set(threads) == {threading.main_thread()}
 
 
-def test_a_worker_that_is_free_takes_the_next_item():
-    """The first worker's first item ends only when the second has done all others."""
-    rest = threading.Event()
-    takers = {}
+def test_a_free_worker_takes_the_next_item():
+    """The first item ends only when the other worker has done all the rest."""
+    rest_done = threading.Event()
+    worker_of = {}
 
     def worker(name):
         def work(item):
-            takers[item] = name
+            worker_of[item] = name
             if item == "long":
-                assert rest.wait(60)
+                assert rest_done.wait(60)
             elif item == "last":
-                rest.set()
+                rest_done.set()
             return item.upper()
 
         return work
@@ -39,12 +39,12 @@ def test_a_worker_that_is_free_takes_the_next_item():
     outcomes = list(spread(items, [worker("x"), worker("y")]))
     assert outcomes[:3] == [("a", "A"), ("b", "B"), ("last", "LAST")]
     assert outcomes[3] == ("long", "LONG")
-    assert {takers[item] for item in ("a", "b", "last")} != {takers["long"]}
-    assert len({takers[item] for item in ("a", "b", "last")}) == 1
+    assert {worker_of[item] for item in ("a", "b", "last")} != {worker_of["long"]}
+    assert len({worker_of[item] for item in ("a", "b", "last")}) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_error_is_its_item_s_outcome_and_the_others_go_on(workers):
+def test_an_error_is_the_outcome_of_its_item_only(workers):
     def work(item):
         if item % 2:
             raise ValueError(item)
@@ -56,7 +56,7 @@ def test_an_error_is_its_item_s_outcome_and_the_others_go_on(workers):
         assert isinstance(outcome, ValueError) == bool(item % 2)
 
 
-def test_more_workers_than_items_are_no_harm():
+def test_more_workers_than_items_do_no_harm():
     assert list(spread([1], [lambda x: x] * 4)) == [(1, 1)]
     assert list(spread([], [lambda x: x] * 4)) == []
 
@@ -65,7 +65,7 @@ def broken(item):
     raise UnusableError("cpu:7") from OSError("no memory")
 
 
-def test_a_worker_that_cannot_work_loses_nobody():
+def test_an_unusable_worker_loses_no_item():
     def work(item):
         return 10 * item
 
@@ -74,14 +74,14 @@ def test_a_worker_that_cannot_work_loses_nobody():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_where_no_worker_can_work_each_item_says_why(workers):
+def test_without_a_usable_worker_each_item_gets_the_error(workers):
     outcomes = dict(spread(range(4), [broken] * workers))
     assert [str(outcomes[i]) for i in range(4)] == ["no memory"] * 4
 
 
-def test_no_thread_is_left_when_all_is_done():
+def test_no_thread_is_left_at_the_end():
     assert len(list(spread(range(5), [lambda x: x] * 3))) == 5
     deadline = time.monotonic() + 10
-    while at_work():
+    while is_working():
         assert time.monotonic() < deadline
         time.sleep(0.01)

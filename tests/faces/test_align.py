@@ -10,7 +10,7 @@ FACE = np.array([[70, 60], [110, 60], [90, 85], [75, 105], [105, 105]], float)
 
 
 def turned(points, degrees, scale=1.0, shift=(0, 0)):
-    """Turns points about their mean, clockwise as one sees it, and scales them."""
+    """Rotates points about their mean, clockwise on screen, then scales and shifts."""
     angle = np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = points.mean(0)
@@ -23,8 +23,8 @@ def ramp(height, width):
     return np.stack([x, y, np.full_like(x, 50)], -1).astype(np.uint8)
 
 
-def seen(crop):
-    """Returns the x and y [..., 2] that a crop of `ramp` shows."""
+def positions(crop):
+    """Returns the photo's x and y [..., 2] that a crop of `ramp` shows."""
     return (crop[..., :2] + 1) * 127.5
 
 
@@ -32,31 +32,31 @@ def seen(crop):
 
 
 @pytest.mark.parametrize("degrees", [0, 30, -75])
-def test_arcface_crop_has_the_points_in_their_places(degrees):
+def test_arcface_crop_places_the_points_correctly(degrees):
     points = turned(align.ARCFACE_POINTS, degrees, 0.8, (40, 60))
     crop = align.align_arcface(ramp(230, 240), points)
     assert crop.shape == (112, 112, 3)
     assert crop.dtype == np.float32
-    # Wherever the crop is from, it shows the photo at the place that is turned too.
+    # Every pixel of the crop shows the photo at the equally rotated position.
     y, x = np.mgrid[:112, :112]
     grid = np.stack([x, y], -1).reshape(-1, 2).astype(float)
     middle = align.ARCFACE_POINTS.mean(0)
     moved = turned(np.concatenate([grid - middle, middle - grid]), degrees, 0.8)
     wanted = moved[: len(grid)] + middle + (40, 60)
-    np.testing.assert_allclose(seen(crop).reshape(-1, 2), wanted, atol=1e-3)
+    np.testing.assert_allclose(positions(crop).reshape(-1, 2), wanted, atol=1e-3)
 
 
-def test_arcface_crop_of_another_size_shows_the_same():
+def test_arcface_crops_of_different_sizes_show_the_same_area():
     points = turned(align.ARCFACE_POINTS, 10, 0.8, (40, 60))
     image = ramp(230, 240)
     whole, half = (align.align_arcface(image, points, n) for n in (112, 56))
     np.testing.assert_allclose(half, whole[::2, ::2], atol=1e-4)
 
 
-def test_arcface_fit_is_of_least_squares_in_the_photo():
+def test_arcface_fit_minimises_squared_error_in_the_photo():
     noise = np.random.default_rng(0).normal(0, 3, (5, 2))
     points = turned(align.ARCFACE_POINTS, 20, 1.1, (40, 60)) + noise
-    crop = seen(align.align_arcface(ramp(255, 255), points))
+    crop = positions(align.align_arcface(ramp(255, 255), points))
     base = crop[0, 0]
     x_axis, y_axis = crop[0, 1] - base, crop[1, 0] - base
     np.testing.assert_allclose(y_axis, [-x_axis[1], x_axis[0]], atol=1e-3)
@@ -77,7 +77,7 @@ def test_arcface_fit_is_of_least_squares_in_the_photo():
             assert error(*other) > least
 
 
-def test_arcface_crop_is_black_outside_the_picture():
+def test_arcface_crop_is_black_outside_the_image():
     image = np.full((60, 60, 3), 255, np.uint8)
     crop = align.align_arcface(image, align.ARCFACE_POINTS)
     np.testing.assert_array_equal(crop[:60, :60], 1)
@@ -86,7 +86,7 @@ def test_arcface_crop_is_black_outside_the_picture():
 
 
 @pytest.mark.parametrize("function", [align.align_arcface, align.align_ffhq])
-def test_float_and_uint8_pictures_give_the_same(function):
+def test_float_and_uint8_images_give_equal_crops(function):
     image = ramp(200, 200)
     a = function(image, FACE, 64)
     b = function(image.astype(np.float32) / 127.5 - 1, FACE, 64)
@@ -96,18 +96,18 @@ def test_float_and_uint8_pictures_give_the_same(function):
 # FFHQ ---------------------------------------------------------------------------------
 
 
-def test_ffhq_quad_is_the_published_one():
-    # Eyes 40 apart, the mouth 45 below: 2.0 * 40 and 1.8 * 45 = 81 from the middle,
-    # which is a tenth of the way from the eyes to the mouth.
+def test_ffhq_quad_matches_the_published_formula():
+    # Eyes 40 px apart, mouth 45 px below: the sides are max(2.0 * 40, 1.8 * 45) = 81
+    # from the centre, which is a tenth of the way from the eyes to the mouth.
     wanted = np.array([[9, -16.5], [9, 145.5], [171, 145.5], [171, -16.5]])
     np.testing.assert_allclose(align.ffhq_quad(FACE), wanted)
-    wide = FACE * [2, 1]  # now the eyes decide: 2.0 * 80
+    wide = FACE * [2, 1]  # now the eye distance is decisive: 2.0 * 80
     wanted = np.array([[20, -95.5], [20, 224.5], [340, 224.5], [340, -95.5]])
     np.testing.assert_allclose(align.ffhq_quad(wide), wanted)
 
 
 @pytest.mark.parametrize("degrees", [15, 90, 180])
-def test_ffhq_quad_turns_with_the_face(degrees):
+def test_ffhq_quad_rotates_with_the_face(degrees):
     corners = align.ffhq_quad(FACE)
     moved = turned(np.concatenate([FACE, 2 * FACE.mean(0) - FACE]), degrees, 1.3)[:5]
     angle = np.deg2rad(degrees)
@@ -117,14 +117,14 @@ def test_ffhq_quad_turns_with_the_face(degrees):
     np.testing.assert_allclose(align.ffhq_quad(moved), wanted, atol=1e-9)
 
 
-# At 16 pixels the photo is shrunk by 4 first, and the published way of doing that moves
-# the crop by 1.5 pixels of the photo.
+# At 16 px the photo is first shrunk by a factor of 4, and the published method of doing
+# so shifts the crop by 1.5 photo pixels.
 @pytest.mark.parametrize(("size", "moved"), [(16, 1.5), (64, 0), (256, 0)])
 @pytest.mark.parametrize("degrees", [0, 25])
 def test_ffhq_crop_shows_the_quad(size, moved, degrees):
     points = turned(0.8 * FACE, degrees, shift=(60, 60))
     corners = align.ffhq_quad(points)
-    assert corners.min() > 10, "the case is about crops within the picture"
+    assert corners.min() > 10, "this case needs a crop within the image"
     crop = align.align_ffhq(ramp(252, 252), points, size)
     assert crop.shape == (size, size, 3)
     assert crop.dtype == np.float32
@@ -132,20 +132,20 @@ def test_ffhq_crop_shows_the_quad(size, moved, degrees):
     at = (np.arange(size) + 0.5) / size
     right, down = corners[3] - corners[0], corners[1] - corners[0]
     wanted = corners[0] + at[:, None, None] * down + at[None, :, None] * right
-    error = np.abs(seen(crop) - wanted - moved)
-    assert error.mean() < 0.8, "pixels are cut to 8 bits on the way"
+    error = np.abs(positions(crop) - wanted - moved)
+    assert error.mean() < 0.8, "intermediate pixels are quantised to 8 bits"
     assert error.max() < 2.5
     np.testing.assert_allclose(crop[..., 2], 50 / 127.5 - 1, atol=1e-6)
 
 
-def test_ffhq_crop_beyond_the_picture_is_mirrored_and_fades():
+def test_ffhq_crop_beyond_the_image_is_mirrored_and_faded():
     image = np.full((200, 200, 3), 200, np.uint8)
-    image[:, :100] = 40  # half and half
+    image[:, :100] = 40  # the left half is dark
     image[120:, 100:] = 90
     points = FACE + np.array([60, 80])
     corners = align.ffhq_quad(points)
     assert corners.max() > 220
-    size = 162  # a pixel of the crop is one of the photo
+    size = 162  # crop pixels equal photo pixels
     crop = (align.align_ffhq(image, points, size) + 1) * 127.5
     left, top = corners[0]
     inside = crop[: int(195 - top) - 40, : int(195 - left) - 40]
@@ -160,7 +160,7 @@ def test_ffhq_crop_beyond_the_picture_is_mirrored_and_fades():
     assert outside.max() < 210
 
 
-def test_a_face_partly_outside_and_larger_than_the_picture():
+def test_a_face_partly_outside_and_larger_than_the_image():
     image = ramp(60, 40)
     crop = align.align_ffhq(image, FACE - np.array([60, 50]), 32)
     assert np.isfinite(crop).all()
@@ -169,13 +169,13 @@ def test_a_face_partly_outside_and_larger_than_the_picture():
 
 @pytest.mark.parametrize("points", [np.zeros((4, 2)), np.zeros((5, 3)), np.zeros(10)])
 @pytest.mark.parametrize("function", [align.align_arcface, align.align_ffhq])
-def test_other_points_are_named(function, points):
-    with pytest.raises(ValueError, match=r"five points \[5, 2\] are needed, not \["):
+def test_wrong_point_shapes_are_rejected(function, points):
+    with pytest.raises(ValueError, match=r"points must be \[5, 2\], not \["):
         function(ramp(8, 8), points, 8)
 
 
-def test_points_in_one_place_make_no_face():
-    with pytest.raises(ValueError, match="don't make a face"):
+def test_coinciding_points_are_rejected():
+    with pytest.raises(ValueError, match="do not form a face"):
         align.align_ffhq(ramp(8, 8), np.ones((5, 2)), 8)
 
 
@@ -189,7 +189,7 @@ def mtcnn():
 
 @pytest.fixture
 def save(tmp_path):
-    """Writes a picture with red squares; returns its path."""
+    """Returns a function that writes an image with red squares and returns its path."""
 
     def save(height, width, *squares, **options):
         path = tmp_path / "photo.png"
@@ -201,7 +201,7 @@ def save(tmp_path):
 
 
 def check_red_square(photo, size):
-    """Checks that the square is where FFHQ's crop has it."""
+    """Checks that the square is where FFHQ's crop places it."""
     assert photo.shape == (1, size, size, 3)
     assert photo.dtype == np.float32
     red = (photo[0, ..., 0] - photo[0, ..., 1]) / 2 > 0.5
@@ -214,62 +214,65 @@ def check_red_square(photo, size):
 
 
 @pytest.mark.parametrize("size", [32, 128])
-def test_face_is_brought_to_ffhq_s_place(save, mtcnn, size):
+def test_the_face_is_aligned_as_in_ffhq(save, mtcnn, size):
     path = save(300, 400, (170, 110, 60))
     photo, note = align.prepare_photo(path, mtcnn, size, "ffhq")
     check_red_square(photo, size)
-    assert note.startswith(f"{path}: its face, in columns 15")
+    assert note.startswith(f"{path}: the face, in columns 15")
     assert "\n" not in note
 
 
-def test_largest_of_several_faces_is_taken_and_told(save, mtcnn):
+def test_the_largest_of_several_faces_is_used_and_noted(save, mtcnn):
     path = save(300, 400, (40, 120, 40), (200, 110, 70))
     photo, note = align.prepare_photo(str(path), mtcnn, 64, "ffhq")
     check_red_square(photo, 64)
     assert note.startswith(f"{path}: the largest of 2 faces, in columns ")
 
 
-def test_exif_is_honoured(save, mtcnn):
+def test_exif_orientation_is_applied(save, mtcnn):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     path = save(400, 300, (60, 220, 60), exif=exif)
     photo, note = align.prepare_photo(path, mtcnn, 64, "ffhq")
     check_red_square(photo, 64)
-    # The column is that of the turned picture: 400 - 220 - 30 is the middle.
+    # The column refers to the rotated image: 400 - 220 - 30 is the centre.
     assert any(f"columns {left} " in note for left in range(100, 112))
 
 
-def test_an_aligned_photo_is_left_as_it_is(save, mtcnn):
+def test_an_aligned_photo_is_used_as_it_is(save, mtcnn):
     path = save(200, 200, (50, 66, 100))
     photo, note = align.prepare_photo(path, mtcnn, 64, "ffhq")
     np.testing.assert_array_equal(photo, photos.load_photo(path, 64))
-    assert note == f"{path}: its face is where FFHQ has it; taken as it is"
+    assert note == (
+        f"{path}: the face is already aligned as in FFHQ; photo used as it is"
+    )
 
 
-def test_align_none_is_load_photo_and_needs_no_detector(save):
+def test_align_none_equals_load_photo_and_needs_no_detector(save):
     path = save(150, 240, (20, 20, 60))
     photo, note = align.prepare_photo(path, None, 64, "none")
     np.testing.assert_array_equal(photo, photos.load_photo(path, 64))
     assert note == ""
 
 
-def refusal(path, mtcnn, way="ffhq"):
+def error_message(path, mtcnn, alignment="ffhq"):
+    """Returns the message of the error, which must be one line."""
     with pytest.raises(InputError) as caught:
-        align.prepare_photo(path, mtcnn, 64, way)
+        align.prepare_photo(path, mtcnn, 64, alignment)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_what_cannot_be_aligned_is_refused_in_one_line(save, mtcnn, tmp_path):
+def test_unusable_photos_are_rejected_in_one_line(save, mtcnn, tmp_path):
     path = save(100, 100)
-    text = refusal(path, mtcnn)
-    assert text.startswith(f"{path}: no face found; give a photo that shows one")
-    text = refusal(path, None)
-    assert text.startswith(f"{path}: to align photos a face detector is needed")
-    assert "no such photo" in refusal(tmp_path / "none.jpg", mtcnn)
-    text = refusal(path, mtcnn, "eyes")
-    assert text == "no way 'eyes' to align photos; choose 'none' or 'ffhq'"
+    text = error_message(path, mtcnn)
+    assert text.startswith(f"{path}: no face found; use a frontal photo")
+    text = error_message(path, None)
+    assert text.startswith(f"{path}: aligning photos requires a face detector")
+    assert "no such photo" in error_message(tmp_path / "none.jpg", mtcnn)
+    text = error_message(path, mtcnn, "eyes")
+    assert text == "unknown alignment 'eyes'; use 'none' or 'ffhq'"
     path = save(100, 100, (40, 40, 19))
-    text = refusal(path, mtcnn)
-    assert text.startswith(f"{path}: the face in it is too small (2")
-    assert "at least 32 are needed" in text
+    text = error_message(path, mtcnn)
+    assert text.startswith(f"{path}: the face is too small (2")
+    assert "minimum 32" in text

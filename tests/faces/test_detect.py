@@ -11,7 +11,7 @@ def mtcnn():
 
 
 def check(face, x, y, side):
-    """Checks a face found in a red square, whose corner is (x, y)."""
+    """Checks the face detected in a red square whose top left corner is (x, y)."""
     middle = np.array([x, y]) + (side - 1) / 2
     np.testing.assert_allclose(face.points, middle + side * red_faces.POINTS, atol=2)
     half = red_faces.BOX_SIDE / 2 * side
@@ -21,7 +21,7 @@ def check(face, x, y, side):
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float"])
-def test_finds_all_faces_the_largest_first(mtcnn, kind):
+def test_all_faces_are_found_largest_first(mtcnn, kind):
     squares = [(250, 130, 33), (90, 60, 60), (40, 200, 90)]
     image = red_faces.picture(360, 333, *squares)
     if kind == "float":
@@ -41,11 +41,11 @@ def test_a_face_at_the_edge_is_found(mtcnn):
 
 
 @pytest.mark.parametrize("size", [(200, 200), (11, 300), (19, 19), (1, 1)])
-def test_no_face_is_no_error(mtcnn, size):
+def test_images_without_faces_give_an_empty_list(mtcnn, size):
     assert detect.detect(mtcnn, red_faces.picture(*size)) == []
 
 
-def test_thresholds_and_smallest_face_count(mtcnn):
+def test_thresholds_and_min_face_filter_faces(mtcnn):
     image = red_faces.picture(100, 100, (30, 30, 30))
     assert len(detect.detect(mtcnn, image)) == 1
     assert detect.detect(mtcnn, image, min_face=90) == []
@@ -54,19 +54,19 @@ def test_thresholds_and_smallest_face_count(mtcnn):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (1, 8, 8, 3)])
-def test_other_shapes_are_named(mtcnn, shape):
-    with pytest.raises(ValueError, match=r"\[H, W, 3\] is needed, not \[.*8"):
+def test_wrong_image_shapes_are_rejected(mtcnn, shape):
+    with pytest.raises(ValueError, match=r"must be \[H, W, 3\], not \[.*8"):
         detect.detect(mtcnn, np.zeros(shape, np.uint8))
 
 
-def test_scales_show_the_smallest_and_the_largest_face():
+def test_scales_range_from_the_smallest_to_the_largest_face():
     found = list(detect.scales(480, 640, 20, 0.709))
     assert found[0] == 12 / 20
     np.testing.assert_allclose(np.divide(found[1:], found[:-1]), 0.709)
     assert 480 * found[-1] >= 12 > 480 * found[-1] * 0.709
 
 
-def test_levels_are_padded_to_few_sizes():
+def test_pyramid_levels_are_padded_to_few_sizes():
     sizes = [detect.bucket(side) for side in range(1, 1025)]
     assert all(side <= size for side, size in enumerate(sizes, 1))
     assert all(size <= max(12, 1.5 * side) for side, size in enumerate(sizes, 1))
@@ -89,7 +89,7 @@ def test_levels_are_padded_to_few_sizes():
 
 
 def area_mean(part, height, width):
-    """Returns [height, width, 3] means, PyTorch's "area", written plainly."""
+    """Resizes to [height, width, 3] as PyTorch's "area" mode, written as loops."""
     rows, columns = part.shape[:2]
     cell = np.zeros((height, width, 3))
     for i in range(height):
@@ -101,7 +101,7 @@ def area_mean(part, height, width):
 
 
 @pytest.mark.parametrize("size", [(7, 5), (24, 24), (53, 71), (100, 90)])
-def test_sizes_change_by_means_over_areas(size):
+def test_resizing_averages_over_areas(size):
     image = np.random.default_rng(0).integers(0, 256, (53, 71, 3)).astype(np.uint8)
     photo = image / 127.5 - 1
     sums = detect.Sums(image)
@@ -116,13 +116,13 @@ def test_sizes_change_by_means_over_areas(size):
     np.testing.assert_array_equal(photos.to_uint8(sums.resize(53, 71)), image)
 
 
-def test_overlapping_boxes_go_the_worse_first():
+def test_overlapping_boxes_with_lower_scores_are_dropped():
     boxes = np.array(
         [
             [0, 0, 10, 10, 0.5],
-            [0, 0, 10, 9, 0.9],  # 0.9 of the first
-            [0, 6, 10, 16, 0.6],  # a quarter of the union with the first
-            [0, 0, 3, 3, 0.7],  # within the first
+            [0, 0, 10, 9, 0.9],  # covers 0.9 of the first box
+            [0, 6, 10, 16, 0.6],  # overlaps the first by a quarter of their union
+            [0, 0, 3, 3, 0.7],  # inside the first box
         ]
     )
     np.testing.assert_array_equal(detect.suppress(boxes, 0.5), [1, 3, 2])
@@ -132,7 +132,7 @@ def test_overlapping_boxes_go_the_worse_first():
     assert detect.suppress(np.zeros((0, 5)), 0.5).shape == (0,)
 
 
-def test_boxes_become_squares_about_their_middle():
+def test_boxes_become_squares_about_their_centre():
     boxes = np.array([[0, 10, 4, 20, 0.5], [5, 5, 9, 7, 0.1]])
     wanted = [[-3, 10, 7, 20, 0.5], [5, 4, 9, 8, 0.1]]
     np.testing.assert_allclose(detect.squared(boxes), wanted)

@@ -9,7 +9,7 @@ from PIL import Image, features
 from guide_jax.errors import InputError
 from guide_jax.faces import photos
 
-# Four quarters of a 16 x 16 picture, from the top left in reading order.
+# Colours of a 16 x 16 image's quarters, in reading order from the top left.
 RED, GREEN, BLUE, GREY = (220, 30, 20), (20, 210, 40), (10, 40, 230), (120, 120, 120)
 
 
@@ -20,7 +20,7 @@ def quarters(mode="RGB", size=(16, 16)):
 
 
 def pixels(photo):
-    """Returns the uint8 colour in the middle of each quarter, in reading order."""
+    """Returns the uint8 colour at the centre of each quarter, in reading order."""
     side = photo.shape[1]
     near, far = side // 4, side * 3 // 4
     picked = [photo[0, y, x] for y in (near, far) for x in (near, far)]
@@ -28,7 +28,7 @@ def pixels(photo):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.bmp"])
-def test_photos_come_as_float_rgb_from_minus_one_to_one(tmp_path, name):
+def test_photos_are_read_as_float_rgb_in_minus_one_to_one(tmp_path, name):
     quarters(size=(64, 64)).save(tmp_path / name, quality=95)
     photo = photos.load_photo(tmp_path / name, 32)
     assert photo.shape == (1, 32, 32, 3)
@@ -38,7 +38,7 @@ def test_photos_come_as_float_rgb_from_minus_one_to_one(tmp_path, name):
     np.testing.assert_allclose(pixels(photo), [RED, GREEN, BLUE, GREY], atol=6)
 
 
-def test_png_of_the_right_size_is_read_exactly(tmp_path):
+def test_a_png_of_the_requested_size_is_read_exactly(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(array).save(tmp_path / "x.png")
     photo = photos.load_photo(str(tmp_path / "x.png"), 8)
@@ -58,7 +58,7 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path, mode):
 
 
 def png16(path, array):
-    """Writes a PNG of 16 bits from [H, W, channels], as Pillow can't."""
+    """Writes [H, W, channels] as a 16-bit PNG, which Pillow cannot do."""
     H, W, channels = array.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
@@ -77,7 +77,7 @@ def png16(path, array):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_png_of_16_bits_keeps_its_brightness(tmp_path, channels):
+def test_a_16_bit_png_keeps_its_brightness(tmp_path, channels):
     levels = np.random.default_rng(0).integers(0, 65536, (8, 8, channels))
     levels[0, 0], levels[0, 1] = 0, 65535
     if channels in (2, 4):
@@ -86,14 +86,14 @@ def test_png_of_16_bits_keeps_its_brightness(tmp_path, channels):
     image = photos.read_image(tmp_path / "x.png")
     assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
     colour = levels[..., : 1 if channels < 3 else 3]
-    # Pillow takes the upper byte of colours.
+    # Pillow keeps the upper byte of 16-bit colours.
     np.testing.assert_allclose(image, np.broadcast_to(colour / 257, (8, 8, 3)), atol=1)
     assert image[0, 0].max() == 0
     assert image[0, 1].min() == 255
 
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
-def test_tiff_of_16_bits_is_turned_and_scaled(tmp_path, order):
+def test_a_16_bit_tiff_is_rotated_and_scaled(tmp_path, order):
     grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(order)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -104,7 +104,7 @@ def test_tiff_of_16_bits_is_turned_and_scaled(tmp_path, order):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.webp", "x.gif"])
-def test_what_is_transparent_is_shown_on_white(tmp_path, name):
+def test_transparent_pixels_are_shown_on_white(tmp_path, name):
     image = quarters("RGBA")
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste(clear, (8, 0))
@@ -114,18 +114,18 @@ def test_what_is_transparent_is_shown_on_white(tmp_path, name):
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
-    Image.new("LA", (4, 4), (100, 51)).save(tmp_path / "x.png")  # a fifth
+    Image.new("LA", (4, 4), (100, 51)).save(tmp_path / "x.png")  # alpha of a fifth
     image = photos.read_image(tmp_path / "x.png")
     np.testing.assert_array_equal(image, 224)  # 0.2 * 100 + 0.8 * 255
 
 
-def test_cmyk_jpeg_is_read(tmp_path):
+def test_a_cmyk_jpeg_is_read(tmp_path):
     quarters("CMYK", (64, 64)).save(tmp_path / "x.jpg", quality=95)
     photo = photos.load_photo(tmp_path / "x.jpg", 32)
     np.testing.assert_allclose(pixels(photo), [RED, GREEN, BLUE, GREY], atol=6)
 
 
-def test_photos_of_a_folder_are_listed_by_suffix(tmp_path):
+def test_photos_in_a_folder_are_listed_by_suffix(tmp_path):
     names = ["b.JPG", "a/z.jpeg", "a/10.webp", "c.Png", "a/b/x.tif", "d.jpg/e.bmp"]
     others = ["a.txt", "jpg", "._b.jpg", ".cache/x.png", "a/.png"]
     for name in names + others:
@@ -136,7 +136,7 @@ def test_photos_of_a_folder_are_listed_by_suffix(tmp_path):
     assert photos.list_photos(str(tmp_path)) == [tmp_path / name for name in wanted]
 
 
-def test_folders_without_photos_are_refused(tmp_path):
+def test_folders_without_photos_are_rejected(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"")
     with pytest.raises(InputError, match=r": no photos in it \(\.jpg, "):
         photos.list_photos(tmp_path)
@@ -145,16 +145,16 @@ def test_folders_without_photos_are_refused(tmp_path):
             photos.list_photos(path)
 
 
-def test_photo_is_turned_as_its_exif_says(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees clockwise
     quarters().save(tmp_path / "x.png", exif=exif)
     photo = photos.load_photo(tmp_path / "x.png", 16)
     np.testing.assert_array_equal(pixels(photo), [BLUE, RED, GREY, GREEN])
 
 
 @pytest.mark.parametrize("size", [(48, 16), (16, 48)])
-def test_other_shapes_are_cut_to_their_middle(tmp_path, size):
+def test_non_square_photos_are_cropped_to_their_centre(tmp_path, size):
     image = Image.new("RGB", size, (255, 255, 255))
     corner = tuple((side - 16) // 2 for side in size)
     image.paste(quarters(), corner)
@@ -170,8 +170,8 @@ def encoded(kind):
     return file.getvalue()
 
 
-def refusal(path):
-    """Returns the message, which is one line and starts with the file's name."""
+def error_message(path):
+    """Returns the error's message: one line that starts with the file's path."""
     with pytest.raises(InputError) as caught:
         photos.load_photo(path, 16)
     text = str(caught.value)
@@ -180,46 +180,46 @@ def refusal(path):
     return text
 
 
-def test_missing_file_and_folder_are_refused(tmp_path):
+def test_missing_files_and_folders_are_rejected(tmp_path):
     for path in (tmp_path / "none.jpg", tmp_path):
-        assert "no such photo; check --config.source.image" in refusal(path)
+        assert "no such photo; check --config.source.image" in error_message(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"<html>", b"\x93NUMPY\x01"])
-def test_other_files_are_refused(tmp_path, content):
+def test_files_that_are_not_images_are_rejected(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)
-    assert "not an image that can be read" in refusal(tmp_path / "x.jpg")
+    assert "not a readable image" in error_message(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_grey_of_unknown_range_is_refused(tmp_path, mode):
+def test_grey_images_of_unknown_range_are_rejected(tmp_path, mode):
     quarters(mode).save(tmp_path / "x.tif")
-    text = refusal(tmp_path / "x.tif")
-    assert f"kind {mode!r}, whose white is not known; save it with 8 or 16" in text
+    text = error_message(tmp_path / "x.tif")
+    assert f"mode {mode!r} (unknown value range); save it with 8 or 16" in text
 
 
-def test_huge_images_are_refused(tmp_path, monkeypatch):
+def test_huge_images_are_rejected(tmp_path, monkeypatch):
     quarters().save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert "too large an image" in refusal(tmp_path / "x.png")
+    assert "image too large" in error_message(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_truncated_images_are_refused(tmp_path, kind):
+def test_truncated_images_are_rejected(tmp_path, kind):
     whole = encoded(kind)
     for length in range(len(whole) // 8, len(whole) - 64, len(whole) // 8):
         (tmp_path / "x.jpg").write_bytes(whole[:length])
-        refusal(tmp_path / "x.jpg")
+        error_message(tmp_path / "x.jpg")
     (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
-    if kind != "WEBP":  # which Pillow can't open at all
-        assert "damaged image" in refusal(tmp_path / "x.jpg")
+    if kind != "WEBP":  # Pillow cannot even open a truncated WebP file
+        assert "damaged image" in error_message(tmp_path / "x.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about EXIF and TIFF tags
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "AVIF"])
-def test_damaged_images_are_read_or_refused_but_never_crash(tmp_path, kind):
+def test_damaged_images_are_read_or_rejected_but_never_crash(tmp_path, kind):
     if kind == "AVIF" and not features.check("avif"):
-        pytest.skip("this Pillow reads no AVIF")
+        pytest.skip("this Pillow version cannot read AVIF")
     whole, rng = encoded(kind), np.random.default_rng(0)
     path = tmp_path / "x.jpg"
     for _ in range(40):
@@ -233,21 +233,11 @@ def test_damaged_images_are_read_or_refused_but_never_crash(tmp_path, kind):
             assert str(error).startswith(f"{path}: ")  # noqa: PT017
 
 
-def test_a_seed_stands_for_the_documented_z():
-    z = photos.z_of_seed(3, 512)
-    assert z.shape == (1, 512)
-    assert z.dtype == np.float32
-    # The first numbers of numpy.random.default_rng(3), as NumPy promises to keep them.
-    np.testing.assert_allclose(z[0, :3], [2.04091912, -2.55566503, 0.41809885])
-    np.testing.assert_array_equal(z, photos.z_of_seed(3, 512))
-    assert not np.any(z == photos.z_of_seed(4, 512))
-
-
 def test_to_uint8_rounds_and_clips():
     levels = np.arange(256)
     exact = levels / 127.5 - 1
     np.testing.assert_array_equal(photos.to_uint8(exact), levels)
-    for shift in (-0.4, 0.4):  # of a level
+    for shift in (-0.4, 0.4):  # in units of one uint8 level
         shifted = exact + shift / 127.5
         np.testing.assert_array_equal(photos.to_uint8(shifted), levels)
     np.testing.assert_array_equal(photos.to_uint8(np.array([-7.0, 7.0])), [0, 255])

@@ -1,4 +1,4 @@
-"""The identity encoders against the published PyTorch code, and their own rules."""
+"""Compares the identity encoders with the published PyTorch code; other properties."""
 
 import functools
 import json
@@ -14,8 +14,8 @@ from golden_data import nchw, nhwc
 from convert import arcface as families
 from convert.rules import ConversionError, convert
 from guide_jax.models.arcface import IRNet, embed
+from guide_jax.models.network import fill, leaf_shapes
 from guide_jax.models.resample import crop_matrix, identity_crop, resize
-from guide_jax.storage.network_file import fill, leaf_shapes
 
 NARROW = {
     "units": (1, 2, 1),
@@ -27,7 +27,7 @@ NARROW = {
 
 @functools.cache
 def converted(name: str):
-    """Returns the graph and the state of a fixture's network."""
+    """Returns a fixture's network as graph and state."""
     family = {"arcface_ir_se50": families.IR_SE, "curricularface_ir101": families.IR}
     weights = golden_data.load(name).weights()
     assert family[name].recognises(weights)
@@ -35,14 +35,14 @@ def converted(name: str):
 
 
 def jitted(name: str, function):
-    """Returns images -> function(network, images), jitted with weights as arguments."""
+    """Returns images -> function(network, images), jitted, weights as arguments."""
     graph, state = converted(name)
     compiled = jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))
     return functools.partial(compiled, state)
 
 
 def activations(network: IRNet, crops):
-    """Returns what the fixtures store along the way, by name."""
+    """Returns the activations that the fixtures store, by name."""
     x = network.stem(crops)
     found = {"input_layer": x}
     for i, block in enumerate(network.blocks):
@@ -128,7 +128,7 @@ def test_golden_curricularface_ir101_embedding():
     np.testing.assert_allclose(np.dot(a, b), wanted, atol=2e-6, rtol=0)
 
 
-def test_a_file_without_its_head_is_refused():
+def test_a_file_without_its_head_is_rejected():
     state = golden_data.load("arcface_ir_se50").weights()
     del state["output_layer.3.weight"]
     assert not families.IR_SE.recognises(state)
@@ -192,9 +192,9 @@ def test_crop_matrix_keeps_brightness_and_is_cached():
 
 @functools.cache
 def narrow(se: bool = True):
-    """Returns graph and state of a narrow random network."""
+    """Returns a narrow random network as graph and state."""
     network = nnx.eval_shape(lambda: IRNet(**NARROW, se=se, rngs=nnx.Rngs(0)))
-    # Drawn by NumPy: flax's own initialisation compiles for seconds per network.
+    # Drawn by NumPy, because flax's initialisation compiles for seconds per network.
     rng = np.random.default_rng(0)
     leaves = {}
     for path, shape in leaf_shapes(network).items():
@@ -216,9 +216,9 @@ def test_narrow_network(se):
     assert embeddings.shape == (3, 20)
     assert embeddings.dtype == jnp.float32
     np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
-    # Eval mode: the other images of a batch don't matter.
+    # In eval mode, the rest of the batch has no influence.
     np.testing.assert_allclose(run(state, images[:1]), embeddings[:1], atol=1e-6)
-    # The config builds the same network again.
+    # The config rebuilds the same network.
     config = json.loads(json.dumps(nnx.merge(graph, state).config))
     again = nnx.eval_shape(lambda: IRNet(**config, rngs=nnx.Rngs(0)))
     assert nnx.split(again)[0] == graph
@@ -268,7 +268,7 @@ def test_train_mode_updates_the_batch_statistics():
     assert not np.allclose(run(state, crops), before, atol=1e-3)
 
 
-def test_wrong_sizes_are_named():
+def test_wrong_sizes_are_reported():
     network = nnx.merge(*narrow())
     with pytest.raises(ValueError, match=r"\[1, 24, 24, 3\].*20, 20, 3"):
         network(jnp.zeros((1, 24, 24, 3)))

@@ -1,4 +1,4 @@
-"""The encoder e4e against the published PyTorch code, and its own rules."""
+"""Compares the encoder e4e with the published PyTorch code; other properties."""
 
 import functools
 
@@ -11,25 +11,26 @@ from flax import nnx
 from golden_data import nchw, nhwc
 
 from convert import e4e as family
-from convert.families import bundle_of
+from convert.registry import bundle_of
 from convert.rules import ConversionError, convert
 from guide_jax import inversion
 from guide_jax.errors import InputError
 from guide_jax.models import resample
 from guide_jax.models.e4e import E4E
+from guide_jax.models.network import flat_leaves
 from guide_jax.storage import locate
-from guide_jax.storage.network_file import flat_leaves, load_network, save_network
+from guide_jax.storage.network_file import load_network, save_network
 
 BODY = ("body.6", "body.20", "body.23")
 OPTS = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}
 
 
-# Against the published code -----------------------------------------------------------
+# Published code -----------------------------------------------------------------------
 
 
 @functools.cache
 def converted() -> dict[str, nnx.Module]:
-    """Returns the two networks of the fixture's file."""
+    """Returns the two networks in the fixture's file."""
     golden = golden_data.load("e4e_ffhq")
     data = {
         "state_dict": golden.weights(),
@@ -38,7 +39,7 @@ def converted() -> dict[str, nnx.Module]:
     }
     parts = bundle_of(data).split(data)
     del data
-    # One after the other: together they are 300 million numbers.
+    # Converted one at a time, because together they hold 300 million values.
     return {
         name: convert(state, kind)
         for name, (kind, state) in ((name, parts.pop(name)) for name in list(parts))
@@ -51,7 +52,7 @@ def photos() -> np.ndarray:
 
 @functools.cache
 def activations() -> dict[str, np.ndarray]:
-    """Returns what the fixture stores of the encoder, by name and in its layout."""
+    """Returns the activations that the fixture stores, by name, in its layout."""
 
     def run(encoder, images):
         stages = encoder.trunk(images)
@@ -68,18 +69,18 @@ def activations() -> dict[str, np.ndarray]:
 
 @functools.cache
 def codes() -> np.ndarray:
-    """Returns what the encoder says of the fixture's photos."""
+    """Returns the encoder's codes of the fixture's photos."""
     return tiny.jitted(converted()["encoder"], lambda m, x: m(x), photos())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def memory():
-    """Gives back what the fixture's 300 million numbers take, for the other tests."""
+    """Frees the memory of the fixture's 300 million values after this module."""
     yield
     converted.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", [*BODY, "styles.0", "styles.3", "styles.7", "styles.17"]
 )
@@ -89,39 +90,39 @@ def test_golden_e4e_ffhq_activations(name):
     golden.check(name, activations()[name], atol)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_golden_e4e_ffhq_codes_no_avg():
     golden_data.load("e4e_ffhq").check("codes_no_avg", codes(), atol=5e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_golden_e4e_ffhq_codes():
-    w = codes() + converted()["encoder"].w_avg[...]
+    w = codes() + converted()["encoder"].w_avg[...][None]
     golden_data.load("e4e_ffhq").check("codes", w, atol=5e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_golden_e4e_ffhq_latents_from_forward():
     nets = converted()
     w = inversion.make_encode(nets["encoder"], nets["generator"])(photos()[:1])
     golden_data.load("e4e_ffhq").check("latents_from_forward", w, atol=5e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_golden_e4e_ffhq_image_face_pool():
     nets = converted()
-    w = codes()[:1] + nets["encoder"].w_avg[...]
+    w = codes()[:1] + nets["encoder"].w_avg[...][None]
     image = tiny.jitted(nets["generator"], lambda m, w: m.synthesis(w)[0], w)
     assert image.shape == (1, 1024, 1024, 3)
     found = nchw(jax.jit(resample.average_pool, static_argnums=1)(image, 256))
     golden_data.load("e4e_ffhq").check("image_face_pool", found, atol=5e-4)
 
 
-# A small one --------------------------------------------------------------------------
+# A small encoder ----------------------------------------------------------------------
 
 
 def small(**changes) -> E4E:
-    """Returns the small encoder, some of its tensors replaced."""
+    """Returns the small encoder with some tensors replaced."""
     return convert(tiny.e4e_state() | {"opts": OPTS} | changes, family.ENCODER)
 
 
@@ -168,7 +169,7 @@ def test_images_of_any_size_are_averaged_first(shape):
     np.testing.assert_allclose(w, encode(encoder, x), atol=1e-4)
 
 
-def test_every_code_is_the_first_plus_its_own_difference():
+def test_every_code_is_the_first_plus_an_offset():
     w = encode(small(), images(1, 16, 16))
     gone = {f"styles.5.linear.{leaf}": np.zeros(n) for leaf, n in OF_LINEAR.items()}
     without = encode(small(**gone), images(1, 16, 16))
@@ -182,20 +183,20 @@ OF_LINEAR = {"weight": (7, 7), "bias": (7,)}
 
 
 @pytest.mark.parametrize(("lateral", "first"), [(1, 3), (2, 7)])
-def test_finer_maps_reach_the_later_codes_only(lateral, first):
+def test_finer_maps_affect_only_later_codes(lateral, first):
     w = encode(small(), images(1, 16, 16))
     bias = {f"latlayer{lateral}.bias": np.ones(tiny.E4E_WIDTHS[-1])}
     moved = np.abs(encode(small(**bias), images(1, 16, 16)) - w).max((0, 2)) > 1e-4
     np.testing.assert_array_equal(moved, np.arange(8) >= first)
 
 
-def test_corners_are_kept_when_maps_are_doubled():
+def test_doubling_maps_keeps_the_corners():
     matrix = resample.bilinear_matrix(3, 6, align_corners=True)
     found = matrix @ [0.0, 5.0, 20.0]
     np.testing.assert_allclose(found, [0, 2, 4, 8, 14, 20])
 
 
-def test_it_comes_back_from_disk(tmp_path):
+def test_saving_and_loading_restores_the_encoder(tmp_path):
     encoder = small()
     save_network(tmp_path / "x.npz", encoder)
     again = load_network(tmp_path / "x.npz")
@@ -205,13 +206,13 @@ def test_it_comes_back_from_disk(tmp_path):
         np.testing.assert_array_equal(flat_leaves(again)[path], leaf, err_msg=path)
 
 
-def test_inversion_adds_the_encoder_s_own_mean():
+def test_inversion_adds_the_encoders_mean():
     encoder, photo = small(), images(2, 32, 32)
     w = inversion.make_encode(encoder, tiny.generator(32))(photo)
     np.testing.assert_allclose(
-        w, encoder.w_avg[...] + encode(encoder, photo), atol=1e-5
+        w, encoder.w_avg[...][None] + encode(encoder, photo), atol=1e-5
     )
-    with pytest.raises(InputError, match=r"gives codes \[8, 7\].* takes \[6, 7\]"):
+    with pytest.raises(InputError, match=r"outputs codes \[8, 7\].* takes \[6, 7\]"):
         inversion.make_encode(encoder, tiny.generator(16))
     again = inversion.make_encode(encoder, tiny.mobile())(photo)
     np.testing.assert_allclose(again, w)
@@ -220,22 +221,22 @@ def test_inversion_adds_the_encoder_s_own_mean():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": (1, 1), "widths": (4, 4, 6)}, "not 2 stages"),
-        ({"input_size": 24}, "leave 3 pixels of 24"),
-        ({"input_size": 18}, "leave 2 pixels of 18"),
-        ({"input_size": 8}, "leave 1 pixels of 8"),
+        ({"units": (1, 1), "widths": (4, 4, 6)}, "2 stages reduce 16 pixels to 4"),
+        ({"input_size": 24}, "reduce 24 pixels to 3$"),
+        ({"input_size": 18}, "reduce 18 pixels to 2.25"),
+        ({"input_size": 8}, "reduce 8 pixels to 1$"),
         ({"widths": (4, 4, 6)}, "3 stages need 4 widths"),
     ],
 )
-def test_sizes_that_make_no_pyramid_are_refused(change, message):
+def test_sizes_unfit_for_the_pyramid_are_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         E4E(**{**small().config, **change}, rngs=nnx.Rngs(0))
 
 
-def test_codes_that_were_not_trained_around_the_mean_have_none_added():
+def test_no_mean_is_added_to_codes_trained_without_it():
     opts = OPTS | {"start_from_latent_avg": False}
     assert not np.asarray(small(opts=opts).w_avg[...]).any()
     state = tiny.e4e_state() | {"opts": OPTS}
     del state["latent_avg"]
-    with pytest.raises(ConversionError, match="nothing fills w_avg"):
+    with pytest.raises(ConversionError, match="no tensor for w_avg"):
         convert(state, family.ENCODER)

@@ -1,4 +1,4 @@
-"""FID's network and FID against the published PyTorch code, and their own rules."""
+"""Compares FID and its network with the published PyTorch code; other properties."""
 
 import functools
 
@@ -9,13 +9,13 @@ import tiny
 from flax import nnx
 from golden_data import nchw, nhwc
 
-from convert.families import family_of
 from convert.inception import INCEPTION
+from convert.registry import family_of
 from convert.rules import ConversionError, convert
 from guide_jax.metrics import fid_statistics
 from guide_jax.models import inception
 from guide_jax.models.inception import Inception
-from guide_jax.storage.network_file import leaf_shapes
+from guide_jax.models.network import leaf_shapes
 
 BLOCKS = ("block0", "block1", "block2", "pool3")
 
@@ -27,7 +27,7 @@ def golden():
 
 @functools.cache
 def blocks():
-    """Returns the blocks' outputs of the fixture's images by name, NumPy."""
+    """Returns the blocks' outputs for the fixture's images, by name, as NumPy."""
     network = convert(golden().weights(), INCEPTION)
     images = 2 * nhwc(golden().input("img256_01")) - 1
     found = tiny.jitted(network, Inception.blocks, images)
@@ -56,22 +56,22 @@ def test_golden_inception_fid_distance(name):
 
 @functools.cache
 def published():
-    """Returns the fixture's keys with zeros of their shapes, which take no memory."""
+    """Returns the fixture's keys with zeros of their shapes, without using memory."""
     zero = np.zeros((), np.float32)
     entries = golden().info["entries"]
     return {e["name"]: np.broadcast_to(zero, e["shape"]) for e in entries}
 
 
 def converted(state):
-    """Returns a converted network's leaf shapes."""
+    """Returns the leaf shapes of the converted network."""
     assert family_of(state) is INCEPTION
     return leaf_shapes(convert(state, INCEPTION))
 
 
-def test_what_conversion_needs_not():
+def test_conversion_ignores_unneeded_tensors():
     network = nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0)))
     wanted = leaf_shapes(network)
-    assert len(wanted) == 94 * 5  # a kernel, and four vectors of the batch norm
+    assert len(wanted) == 94 * 5  # a kernel and the batch norm's four vectors
     assert wanted["mixed_7c.branch3x3dbl_3b.conv.kernel"] == (3, 1, 384, 384)
     state = published()
     assert converted(state) == wanted
@@ -86,23 +86,23 @@ def test_what_conversion_needs_not():
     assert converted(state | aux) == wanted
 
 
-def test_torchvisions_own_weights_are_refused():
+def test_torchvisions_weights_are_rejected():
     state = published() | {"fc.weight": np.zeros((1000, 2048))}
     with pytest.raises(ConversionError, match=r"\[1000, 2048\].*1008 classes"):
         convert(state, INCEPTION)
 
 
-def test_faults_of_a_file_are_named():
+def test_a_files_faults_are_reported():
     state = published() | {"Mixed_8a.branch1x1.conv.weight": np.zeros((1, 1, 1, 1))}
     del state["Mixed_6c.branch7x7_2.bn.running_var"]
     with pytest.raises(ConversionError) as caught:
         convert(state, INCEPTION)
-    assert "nothing fills mixed_6c.branch7x7_2.bn.var" in str(caught.value)
-    assert "'Mixed_8a.branch1x1.conv.weight' has no place" in str(caught.value)
+    assert "no tensor for mixed_6c.branch7x7_2.bn.var" in str(caught.value)
+    assert "'Mixed_8a.branch1x1.conv.weight' maps to mixed" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "reduce"), [("average", np.mean), ("maximum", max)])
-def test_pools_leave_the_padding_out(name, reduce):
+def test_pools_exclude_the_padding(name, reduce):
     x = np.random.default_rng(0).uniform(-2, -1, (1, 5, 4, 1)).astype(np.float32)
     found = inception.POOLS[name](x)
     assert found.shape == x.shape

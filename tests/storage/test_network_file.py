@@ -1,3 +1,5 @@
+"""Saving and loading networks as `.npz` files and folders, and their hash."""
+
 import itertools
 
 import jax.numpy as jnp
@@ -7,15 +9,8 @@ from flax import nnx
 from tiny import identity
 
 from guide_jax import models
-from guide_jax.storage.network_file import (
-    fill,
-    flat_leaves,
-    leaf_shapes,
-    load_network,
-    network_hash,
-    read_about,
-    save_network,
-)
+from guide_jax.models.network import fill, flat_leaves, leaf_shapes, network_hash
+from guide_jax.storage.network_file import load_network, read_about, save_network
 
 
 class Tiny(nnx.Module):
@@ -39,7 +34,7 @@ def tiny(monkeypatch):
         name: rng.standard_normal(shape).astype(np.float32)
         for name, shape in leaf_shapes(network).items()
     }
-    # Numbers that text or a wider type in between would change.
+    # Values that a round trip through text or a wider type would change.
     leaves["norm.bias"] = np.array([-0.0, 1e-42, 3.4e38], np.float32)
     return fill(network, leaves)
 
@@ -76,7 +71,7 @@ def test_float16_on_disk_is_float32_in_memory(tmp_path, tiny, name):
             assert archive["strength"].dtype == np.float16
 
 
-def test_float16_that_would_overflow(tmp_path, tiny):
+def test_float16_overflow_is_rejected(tmp_path, tiny):
     with pytest.raises(ValueError, match=r"norm\.bias does not fit into float16"):
         save_network(tmp_path / "net.npz", tiny, dtype=np.float16)
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +80,7 @@ def test_float16_that_would_overflow(tmp_path, tiny):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["net.npz", "net"])
-def test_what_is_not_finite_is_not_saved(tmp_path, tiny, name, bad, dtype):
+def test_non_finite_values_are_not_saved(tmp_path, tiny, name, bad, dtype):
     save_network(tmp_path / name, tiny)
     leaves = {k: np.ones(v, np.float32) for k, v in leaf_shapes(tiny).items()}
     leaves["layers.1.kernel"][2, 1] = bad
@@ -98,7 +93,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path, tiny, name, bad, dtype):
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net"])
-def test_saving_again_replaces(tmp_path, tiny, name):
+def test_saving_again_replaces_the_network(tmp_path, tiny, name):
     save_network(tmp_path / name, Tiny(rngs=nnx.Rngs(0)))
     save_network(tmp_path / name, tiny)
     assert load_network(tmp_path / name).config == tiny.config
@@ -106,7 +101,7 @@ def test_saving_again_replaces(tmp_path, tiny, name):
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net"])
-def test_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch):
+def test_a_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch):
     save_network(tmp_path / name, tiny)
 
     def full(*args, **kwargs):
@@ -122,7 +117,7 @@ def test_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_other_things_are_not_overwritten(tmp_path, tiny):
+def test_other_files_are_not_overwritten(tmp_path, tiny):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "me.png").write_bytes(b"x")
@@ -133,13 +128,13 @@ def test_other_things_are_not_overwritten(tmp_path, tiny):
     assert (folder / "me.png").exists()
 
 
-def test_nothing_there(tmp_path):
+def test_a_missing_network_is_reported(tmp_path):
     for name in ("net", "net.npz"):
-        with pytest.raises(FileNotFoundError, match=f"{name}: no network there"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such network"):
             load_network(tmp_path / name)
 
 
-def test_not_a_network(tmp_path):
+def test_files_that_are_not_networks_are_rejected(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.npz").write_text("hello")
     (tmp_path / "empty.npz").write_text("")
@@ -151,14 +146,14 @@ def test_not_a_network(tmp_path):
 
 
 def rewrite(path, **changes):
-    """Changes arrays of an `.npz`; None drops one."""
+    """Changes arrays of an `.npz`; None drops an array."""
     with np.load(path) as archive:
         arrays = {**archive, **changes}
     arrays = {name: x for name, x in arrays.items() if x is not None}
     np.savez(path, **arrays)
 
 
-def test_leaf_mismatch_names_every_leaf(tmp_path, tiny):
+def test_a_leaf_mismatch_names_every_leaf(tmp_path, tiny):
     path = tmp_path / "net.npz"
     save_network(path, tiny)
     rewrite(
@@ -167,7 +162,7 @@ def test_leaf_mismatch_names_every_leaf(tmp_path, tiny):
         strength=None,
         **{"norm.bias": np.ones(4), "layers.0.kernel": np.ones((5, 2))},
     )
-    with pytest.raises(ValueError, match="not a whole tiny network") as caught:
+    with pytest.raises(ValueError, match="not a valid tiny network") as caught:
         load_network(path)
     for part in (
         str(path),
@@ -180,11 +175,11 @@ def test_leaf_mismatch_names_every_leaf(tmp_path, tiny):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_kind_and_config(tmp_path, tiny, monkeypatch):
+def test_unknown_kinds_and_configs_are_rejected(tmp_path, tiny, monkeypatch):
     save_network(tmp_path / "net", tiny)
-    with pytest.raises(ValueError, match="is not kept by JSON"):
+    with pytest.raises(ValueError, match="does not survive JSON"):
         save_network(tmp_path / "b", Tiny(widths=[2, 3], rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="is not kept by JSON"):
+    with pytest.raises(ValueError, match="does not survive JSON"):
         save_network(tmp_path / "b", Tiny(gain=np.float32(1), rngs=nnx.Rngs(0)))
 
     class Other(Tiny):
@@ -192,7 +187,7 @@ def test_unknown_kind_and_config(tmp_path, tiny, monkeypatch):
             pass
 
     monkeypatch.setitem(models.NETWORKS, "tiny", Other)
-    with pytest.raises(ValueError, match=r"net: not a whole tiny network \(.*argument"):
+    with pytest.raises(ValueError, match=r"net: not a valid tiny network \(.*argument"):
         load_network(tmp_path / "net")
     with pytest.raises(ValueError, match=r"Tiny is not in models\.NETWORKS"):
         save_network(tmp_path / "b", tiny)
@@ -203,7 +198,7 @@ def test_unknown_kind_and_config(tmp_path, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("mantissa_bits", [10, 6])
-def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
+def test_mantissas_are_rounded(tmp_path, tiny, mantissa_bits):
     rng = np.random.default_rng(1)
     leaves = {k: rng.standard_normal(v) for k, v in leaf_shapes(tiny).items()}
     path = tmp_path / "net.npz"
@@ -221,7 +216,7 @@ def test_rounded_mantissas(tmp_path, tiny, mantissa_bits):
 # The hash of a network ---------------------------------------------------------------
 
 
-def test_a_hash_of_a_network_changes_with_its_numbers_and_its_config():
+def test_the_hash_of_a_network_changes_with_its_weights():
     first = network_hash(identity(0))
     assert first == network_hash(identity(0))
     assert first != network_hash(identity(1))

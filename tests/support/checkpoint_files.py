@@ -1,8 +1,8 @@
-"""Writes checkpoint files in their true formats, without torch.
+"""Writes checkpoint files in their real formats, without torch.
 
-A numpy array stands for a tensor. The classes that real files name are posed by empty
-ones while a file is pickled, so the streams are pickle's own, as `torch.save` and
-NVIDIA's training make them. Arrays go to the disk one by one and are not copied.
+Tensors are given as numpy arrays. Empty stand-ins replace the classes that real files
+name while a file is pickled, so pickle itself produces the same streams as `torch.save`
+and NVIDIA's training code. Arrays are written one by one, without copies.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ SYSTEM = {
     "type_sizes": {"short": 2, "int": 4, "long": 4},
 }
 ALIGNMENT = 64
-FIRST_KEY = 94_000_000_000_000  # an address, in the older format
+FIRST_KEY = 94_000_000_000_000  # a storage address, as in the legacy format
 
-# torch.nn.Module's attributes in their order; those not named below are for hooks.
+# torch.nn.Module's attributes, in order; those not used below hold hooks.
 TORCH_1_7 = (
     "training", "_parameters", "_buffers", "_non_persistent_buffers_set",
     "_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks",
@@ -44,54 +44,54 @@ TORCH_2_13 = (
     "_load_state_dict_post_hooks", "_modules",
 )  # fmt: skip
 
-_POSED: dict[str, types.ModuleType] = {}
+_STAND_INS: dict[str, types.ModuleType] = {}
 
 
-def _pose(name: str, base: type = object) -> type:
-    """Makes a class that pickles by a dotted name which no module here has."""
+def _stand_in(name: str, base: type = object) -> type:
+    """Creates a stand-in class that pickles under a dotted name of a missing module."""
     module, _, last = name.rpartition(".")
-    posed = type(last, (base,), {"__module__": module})
+    stand_in = type(last, (base,), {"__module__": module})
     for home in (module.partition(".")[0], module):
-        _POSED.setdefault(home, types.ModuleType(home))
-    setattr(_POSED[module], last, posed)
-    return posed
+        _STAND_INS.setdefault(home, types.ModuleType(home))
+    setattr(_STAND_INS[module], last, stand_in)
+    return stand_in
 
 
 STORAGES = {
-    np.dtype(dtype): _pose(f"torch.{name}Storage")
+    np.dtype(dtype): _stand_in(f"torch.{name}Storage")
     for name, dtype in {
         "Float": "f4", "Double": "f8", "Half": "f2", "Long": "i8", "Int": "i4",
         "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?", "ComplexFloat": "c8",
     }.items()
 }  # fmt: skip
-REBUILD_TENSOR = _pose("torch._utils._rebuild_tensor_v2")
-REBUILD_PARAMETER = _pose("torch._utils._rebuild_parameter")
-LOAD_FROM_BYTES = _pose("torch.storage._load_from_bytes")
-RECONSTRUCT = _pose("torch_utils.persistence._reconstruct_persistent_obj")
-EasyDict = _pose("dnnlib.util.EasyDict", dict)
+REBUILD_TENSOR = _stand_in("torch._utils._rebuild_tensor_v2")
+REBUILD_PARAMETER = _stand_in("torch._utils._rebuild_parameter")
+LOAD_FROM_BYTES = _stand_in("torch.storage._load_from_bytes")
+RECONSTRUCT = _stand_in("torch_utils.persistence._reconstruct_persistent_obj")
+EasyDict = _stand_in("dnnlib.util.EasyDict", dict)
 
 
 @dataclasses.dataclass(eq=False)
 class Storage:
-    """What a tensor's numbers stand in: the whole of one array."""
+    """The storage of a tensor: one whole array."""
 
     array: np.ndarray
 
     @property
     def type(self) -> type:
-        """The posed storage class."""
+        """The stand-in for the storage class."""
         if self.array.dtype not in STORAGES:
             raise ValueError(f"no storage class for {self.array.dtype}")
         return STORAGES[self.array.dtype]
 
     def bytes(self) -> memoryview:
-        """The raw numbers; a view, where the array is contiguous."""
+        """The raw bytes; a view if the array is contiguous."""
         return np.ascontiguousarray(self.array).reshape(-1).view(np.uint8).data
 
 
 @dataclasses.dataclass(eq=False)
 class Parameter:
-    """A tensor that is a `torch.nn.Parameter`."""
+    """An array written as a `torch.nn.Parameter`."""
 
     array: np.ndarray
     requires_grad: bool
@@ -99,14 +99,14 @@ class Parameter:
 
 @dataclasses.dataclass(eq=False)
 class Module:
-    """A network of NVIDIA's persistent classes, or a node of one: its `__dict__`."""
+    """A network (or submodule) of NVIDIA's persistent classes, as its `__dict__`."""
 
     state: dict[str, Any]
     source: str
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles arrays as tensors; `storage_id` of None embeds them in the stream."""
+    """Pickles arrays as tensors, embedded in the stream if `storage_id` is None."""
 
     def __init__(
         self, file: IO[bytes], protocol: int, storage_id: Callable | None = None
@@ -114,45 +114,45 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol)
         self.storage_id = storage_id
 
-    def persistent_id(self, thing):
-        if self.storage_id and isinstance(thing, Storage):
-            return self.storage_id(thing)
+    def persistent_id(self, item):
+        if self.storage_id and isinstance(item, Storage):
+            return self.storage_id(item)
         return None
 
-    def reducer_override(self, thing):
-        if isinstance(thing, np.ndarray):
-            shape = thing.shape
+    def reducer_override(self, item):
+        if isinstance(item, np.ndarray):
+            shape = item.shape
             sides = [max(n, 1) for n in shape]
             strides = tuple(int(np.prod(sides[i + 1 :])) for i in range(len(sides)))
             return REBUILD_TENSOR, (
-                Storage(thing), 0, shape, strides, False, OrderedDict()
+                Storage(item), 0, shape, strides, False, OrderedDict()
             )  # fmt: skip
-        if isinstance(thing, Parameter):
+        if isinstance(item, Parameter):
             return REBUILD_PARAMETER, (
-                thing.array, thing.requires_grad, OrderedDict()
+                item.array, item.requires_grad, OrderedDict()
             )  # fmt: skip
-        if isinstance(thing, Module):
+        if isinstance(item, Module):
             meta = {
                 "type": "class",
                 "version": 6,
-                "module_src": thing.source,
+                "module_src": item.source,
                 "class_name": "Net",
-                "state": thing.state,
+                "state": item.state,
             }
             return RECONSTRUCT, (meta,)
-        if isinstance(thing, Storage):
+        if isinstance(item, Storage):
             stream = io.BytesIO()
-            _legacy(stream, thing)
+            _legacy(stream, item)
             return LOAD_FROM_BYTES, (stream.getvalue(),)
         return NotImplemented
 
 
 def write_zip(path: Path, data: Any) -> None:
-    """Writes what `torch.save` has written since 1.6.
+    """Writes the format of `torch.save` since PyTorch 1.6.
 
     Args:
-        path: the file; its stem is the archive's folder.
-        data: containers, plain objects and arrays, each a tensor.
+        path: the file to write; its stem names the archive's root folder.
+        data: containers, plain objects and arrays; each array becomes a tensor.
     """
     storages: list[Storage] = []
 
@@ -162,13 +162,13 @@ def write_zip(path: Path, data: Any) -> None:
         return "storage", storage.type, key, "cpu", storage.array.size
 
     stream = io.BytesIO()
-    with mock.patch.dict(sys.modules, _POSED):
+    with mock.patch.dict(sys.modules, _STAND_INS):
         _Pickler(stream, 2, storage_id).dump(data)
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
 
         def record(name, contents):
             info = zipfile.ZipInfo(f"{path.stem}/{name}")
-            # Numbers begin at a multiple of 64, after padding in the header.
+            # Padding in the header aligns the data to a multiple of 64 bytes.
             end = file.tell() + 30 + len(info.filename) + 4
             padding = -end % ALIGNMENT
             info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
@@ -185,7 +185,7 @@ def write_zip(path: Path, data: Any) -> None:
 
 
 def write_legacy(path: Path, data: Any) -> None:
-    """Writes what `torch.save` wrote before 1.6; `data` as in `write_zip`."""
+    """Writes the format of `torch.save` before 1.6, with `data` as in `write_zip`."""
     with path.open("wb") as file:
         _legacy(file, data)
 
@@ -200,7 +200,7 @@ def _legacy(file: IO[bytes], data: Any) -> None:
 
     for head in (MAGIC, PROTOCOL, SYSTEM):
         pickle.dump(head, file, 2)
-    with mock.patch.dict(sys.modules, _POSED):
+    with mock.patch.dict(sys.modules, _STAND_INS):
         _Pickler(file, 2, storage_id).dump(data)
     pickle.dump(sorted(storages), file, 2)
     for _, storage in sorted(storages.items()):
@@ -209,19 +209,19 @@ def _legacy(file: IO[bytes], data: Any) -> None:
 
 
 def write_nvlabs(path: Path, data: Any, protocol: int = 3) -> None:
-    """Writes what NVIDIA's training pickles, networks as `network` makes them.
+    """Writes a pickle like NVIDIA's training code; `network` builds the networks.
 
     Args:
-        path: the file.
-        data: as in `write_zip`, and `Module`, `Parameter` and `EasyDict` objects.
-        protocol: pickle's; 3 was Python 3.7's own.
+        path: the file to write.
+        data: as in `write_zip`, plus `Module`, `Parameter` and `EasyDict` objects.
+        protocol: the pickle protocol; 3 was the default in Python 3.7.
     """
-    with mock.patch.dict(sys.modules, _POSED), path.open("wb") as file:
+    with mock.patch.dict(sys.modules, _STAND_INS), path.open("wb") as file:
         _Pickler(file, protocol).dump(data)
 
 
 def state_dict(arrays: Mapping[str, np.ndarray]) -> OrderedDict:
-    """Returns what a network's `state_dict()` is: with the layers' versions."""
+    """Returns arrays as a network's `state_dict()`, including the layer versions."""
     state = OrderedDict(arrays)
     paths = [name.split(".")[:-1] for name in arrays]
     layers = {".".join(p[:n]): 1 for p in paths for n in range(len(p) + 1)}
@@ -241,14 +241,14 @@ def network(
     names: Sequence[str] = TORCH_1_7,
     trained: bool = False,
 ) -> Module:
-    """Returns nested modules whose state dict is `state`.
+    """Returns nested modules with `state` as their state dict.
 
     Args:
         state: dotted name -> array.
-        buffers: last parts of the names that are no parameters.
-        source: the Python text that NVIDIA embeds.
-        attributes: dotted name of a module ("" is the root) -> what else it holds.
-        names: the attributes of every module, as a PyTorch version has them.
+        buffers: last name components of the arrays that are buffers, not parameters.
+        source: the Python source that NVIDIA embeds.
+        attributes: dotted module name ("" is the root) -> additional attributes.
+        names: the attributes of every module in a given PyTorch version.
         trained: whether the parameters require gradients.
     """
 

@@ -1,7 +1,8 @@
-"""Reads the golden parity fixtures; golden/README.md gives their rule.
+"""Reads the golden parity fixtures; golden/README.md documents how they are made.
 
-Weights and inputs are drawn again from their names and the JSON's seed; outputs of the
-published PyTorch code are stored. `GUIDE_GOLDEN` names another folder made by the rule.
+Weights and inputs are regenerated from their names and the JSON's seed; only outputs of
+the published PyTorch code are stored. `GUIDE_GOLDEN` selects another folder of fixtures
+made in the same way.
 """
 
 import functools
@@ -17,7 +18,7 @@ FOLDER = Path(os.environ.get("GUIDE_GOLDEN", Path(__file__).parents[1] / "golden
 
 @functools.cache
 def load(name: str) -> "Golden":
-    """Returns a fixture by its name."""
+    """Returns the fixture with this name."""
     return Golden(name)
 
 
@@ -30,14 +31,14 @@ class Golden:
         self.outputs = {output["name"]: output for output in self.info["outputs"]}
 
     def weights(self, entries: str = "entries") -> dict[str, np.ndarray]:
-        """Returns the state dict, PyTorch names and layouts, in the file's order.
+        """Returns the state dict with PyTorch names and layouts, in the file's order.
 
-        What the file holds beside it is in "extra_entries".
+        Use "extra_entries" for the tensors that the file stores outside it.
         """
         return {entry["name"]: self._weight(entry) for entry in self.info[entries]}
 
     def input(self, name: str) -> np.ndarray:
-        """Returns an input, PyTorch layout."""
+        """Returns an input in PyTorch layout."""
         spec = next(spec for spec in self.info["inputs"] if spec["name"] == name)
         x = np.float32(spec["mean"]) + np.float32(spec["std"]) * self._draw(
             spec["key"], spec["shape"]
@@ -45,14 +46,14 @@ class Golden:
         return np.clip(x, *spec["clip"]) if "clip" in spec else x
 
     def part(self, name: str, full: np.ndarray) -> np.ndarray:
-        """Returns the part of a whole array (PyTorch layout) that is stored."""
+        """Returns the stored part of a full array (PyTorch layout)."""
         output = self.outputs[name]
         assert list(full.shape) == output["full_shape"], name
-        # The fixture's own slicing, such as "x[:, ::4]", over the full array.
+        # "stored" is an expression such as "x[:, ::4]", applied to the full array.
         return eval(output["stored"], {"__builtins__": {}, "x": np.asarray(full)})
 
     def check(self, name: str, full: np.ndarray, atol: float, rtol: float = 1e-4):
-        """Compares a whole array (PyTorch layout) with a stored, maybe strided, one."""
+        """Compares a full array (PyTorch layout) with the stored part."""
         np.testing.assert_allclose(
             self.part(name, full), self.stored[name], atol=atol, rtol=rtol, err_msg=name
         )
@@ -75,10 +76,10 @@ class Golden:
 
 
 def nchw(x) -> np.ndarray:
-    """Returns an NHWC array as NCHW, the golden data's layout."""
+    """Converts NHWC to NCHW, the golden data's layout."""
     return np.asarray(x).transpose(0, 3, 1, 2)
 
 
 def nhwc(x) -> np.ndarray:
-    """Returns an NCHW array as NHWC, our layout."""
+    """Converts NCHW to NHWC, our layout."""
     return np.asarray(x).transpose(0, 2, 3, 1)

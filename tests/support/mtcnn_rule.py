@@ -1,7 +1,7 @@
-"""Rule-made random weights and inputs for MTCNN, in facenet-pytorch's names.
+"""Reproducible random weights and inputs for MTCNN, with facenet-pytorch's names.
 
-The rule is golden/README.md's: an array is drawn from its name, so only what the
-published code makes of it is stored, in data/mtcnn.npz.
+As in golden/README.md, each array is generated from its name, so only the published
+code's outputs are stored, in data/mtcnn.npz.
 """
 
 import zlib
@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 SEED = 0
-# name -> shape, of the three published files
+# Tensor name -> shape, for each of the three published files.
 SHAPES = {
     "pnet": {
         "conv1": (10, 3, 3, 3), "prelu1": (10,),
@@ -33,7 +33,7 @@ SHAPES = {
         "dense6_1": (2, 256), "dense6_2": (4, 256), "dense6_3": (10, 256),
     },
 }  # fmt: skip
-# Of the whole detection, so that random networks leave some tens of boxes.
+# Full detection settings, chosen so that random networks keep some tens of boxes.
 DETECTION = {"min_face": 20, "thresholds": (0.7, 0.15, 0.6), "factor": 0.709}
 
 
@@ -43,14 +43,14 @@ def draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def weights(net: str) -> dict[str, np.ndarray]:
-    """Returns the state dict of one file."""
+    """Returns one file's state dict."""
     state = {}
     for name, shape in SHAPES[net].items():
         key = f"{net}.{name}"
         if name.startswith("prelu"):
             mean, std = 0.25, 0.1
         else:
-            # Boxes move by parts of their size, scores spread.
+            # Box offsets are small fractions of the box size; scores spread widely.
             mean, std = 0, 0.1 if name.endswith("_2") else np.sqrt(2)
             std /= np.sqrt(np.prod(shape[1:]))
             bias = draw(f"{key}.bias", shape[:1])
@@ -61,12 +61,12 @@ def weights(net: str) -> dict[str, np.ndarray]:
 
 
 def crops() -> np.ndarray:
-    """Returns [3, 3, 48, 48], as the networks get them; smaller ones are its corner."""
+    """Returns inputs [3, 3, 48, 48]; smaller inputs are their top-left corners."""
     return np.clip(np.float32(0.5) * draw("input/mtcnn/crops", (3, 3, 48, 48)), -1, 1)
 
 
 def picture() -> np.ndarray:
-    """Returns [93, 121, 3] uint8: random tiles, and noise on them."""
+    """Returns a [93, 121, 3] uint8 image: random tiles plus noise."""
     tiles = draw("input/mtcnn/tiles", (12, 16, 3)).repeat(8, 0).repeat(8, 1)
     noise = draw("input/mtcnn/noise", (96, 128, 3))
     levels = 127.5 + 50 * tiles + 10 * noise

@@ -1,7 +1,8 @@
-"""The containers of published files, as the public code that wrote them shows them.
+"""Writes published files in the container formats of the public code behind them.
 
-`write_*` take all arrays of a file, by the names that its networks have, write it into
-a folder and return the paths. `with_*` add to a golden manifest what else it holds.
+`write_*` functions take all of a file's arrays by name, write the file into a folder
+and return the paths. `with_*` functions complete a golden fixture's arrays with the
+tensors that the published file also contains.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import checkpoint_files
 import numpy as np
 
-# Executed, it would end the tests. As long as NVIDIA's own.
+# Would abort the tests if executed. About as long as NVIDIA's source.
 SOURCE = "raise SystemExit('the embedded source was executed')\n" * 700
 BUFFERS = ("resample_filter", "noise_const", "w_avg")
 E4E_OPTS = {
@@ -25,12 +26,12 @@ Arrays = dict[str, np.ndarray]
 
 
 def draw(*shape):
-    """Returns random float32 numbers; other ones for another shape."""
+    """Returns random float32 values, seeded by the shape."""
     return np.random.default_rng(shape).standard_normal(shape, np.float32)
 
 
 def discriminator() -> Arrays:
-    """Returns NVlabs' 1024 px discriminator, which stands beside its generators."""
+    """Returns NVlabs' 1024 px discriminator, stored next to the generators."""
     state, inputs = {}, 32
     for side in (1024, 512, 256, 128, 64, 32, 16, 8):
         outputs, block = min(32768 // (side // 2), 512), f"b{side}"
@@ -61,7 +62,7 @@ def write_nvlabs(arrays: Arrays, folder: Path) -> list[Path]:
     def network(state, attributes=None):
         return checkpoint_files.network(state, BUFFERS, SOURCE, attributes=attributes)
 
-    # The one of the last step only: as good a generator, of other numbers.
+    # G, the generator without averaging: valid, but with other values than G_ema.
     last = {n: x if n.endswith("_filter") else -x for n, x in arrays.items()}
     data = {
         "G": network(last, gains | {"": root}),
@@ -97,7 +98,7 @@ def write_e4e(arrays: Arrays, folder: Path) -> list[Path]:
 
 
 def write_legacy(name: str) -> Callable[[Arrays, Path], list[Path]]:
-    """Returns what writes a bare state dict in PyTorch's older format."""
+    """Returns a function that writes a bare state dict in PyTorch's legacy format."""
 
     def write(arrays, folder):
         state = checkpoint_files.state_dict(arrays)

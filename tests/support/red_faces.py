@@ -1,4 +1,4 @@
-"""An MTCNN without weights that takes red squares on grey for faces, for tests."""
+"""An MTCNN without weights, for tests, that detects red squares on grey as faces."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ from flax import nnx
 
 from guide_jax.models.mtcnn import CELL, STRIDE
 
-# Where it has the points, in parts of the red square's side from its middle: FFHQ's
-# crop is then 2 sides wide and its middle 0.155 sides above the square's.
+# Landmarks relative to the red square's centre, in units of its side. FFHQ's crop is
+# then 2 sides wide and centred 0.155 sides above the square's centre.
 POINTS = np.array([[-0.25, -0.2], [0.25, -0.2], [0, 0], [-0.2, 0.25], [0.2, 0.25]])
 FFHQ_SIDE, FFHQ_UP = 2, 0.155
-BOX_SIDE = 1.5  # of its boxes, in the square's sides
+BOX_SIDE = 1.5  # side of the boxes, in units of the square's side
 
 
 def redness(images):
-    """Returns 1 where [..., 3] is red, 0 where it is grey."""
+    """Returns 1 where an image [..., 3] is red and 0 where it is grey."""
     return jnp.clip((images[..., 0] - images[..., 1]) / 2, 0, 1)
 
 
 def frame_kernel(side):
-    """Returns the kernel that gives 1 for a red square with a grey frame."""
+    """Returns a [side, side] kernel that gives 1 for a red square framed in grey."""
     frame = side // 6
     inner = np.zeros((side, side), np.float32)
     inner[frame:-frame, frame:-frame] = 1
@@ -41,12 +41,12 @@ class RedP(nnx.Module):
 
 
 def place(crops):
-    """Returns middles [N, 2] and sides [N] of the red in [N, S, S, 3], in parts."""
+    """Returns the red's centres [N, 2] and sides [N] in [N, S, S, 3], relative to S."""
     red = redness(crops)
-    at = (jnp.arange(crops.shape[1]) + 0.5) / crops.shape[1]
+    at = (jnp.arange(crops.shape[1], dtype="float32") + 0.5) / crops.shape[1]
     total = red.sum((1, 2)) + 1e-6
-    x = (red.sum(1) * at).sum(1) / total
-    y = (red.sum(2) * at).sum(1) / total
+    x = (red.sum(1) * at[None]).sum(1) / total
+    y = (red.sum(2) * at[None]).sum(1) / total
     return jnp.stack([x, y], 1), jnp.sqrt(total) / crops.shape[1]
 
 
@@ -66,7 +66,7 @@ class RedO(nnx.Module):
     def __call__(self, crops):
         middle, side = place(crops)
         score, boxes = RedR.__call__(self, crops)
-        points = middle[:, None] + side[:, None, None] * POINTS
+        points = middle[:, None] + side[:, None, None] * POINTS[None]
         return score + side / 100, boxes, points
 
 
@@ -76,7 +76,7 @@ class RedMTCNN(nnx.Module):
 
 
 def picture(height, width, *squares):
-    """Returns a grey picture [height, width, 3] with red squares (x, y, side)."""
+    """Returns a grey image [height, width, 3] with red squares (x, y, side)."""
     image = np.full((height, width, 3), 100, np.uint8)
     for x, y, side in squares:
         image[y : y + side, x : x + side] = (255, 0, 0)

@@ -1,22 +1,26 @@
-"""Tiny networks of random numbers, built fast: eager construction takes seconds."""
+"""Tiny random networks, built without slow eager construction (which takes seconds)."""
+
+import dataclasses
 
 import jax
 import numpy as np
 from flax import nnx
 
+from guide_jax.config import load_config
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
+from guide_jax.models.network import fill, flat_leaves, leaf_shapes, network_hash
+from guide_jax.models.network import jitted as make_jitted
 from guide_jax.models.stylegan2 import StyleGAN2
 from guide_jax.models.w_encoder import WEncoder
-from guide_jax.storage import locate
-from guide_jax.storage.network_file import fill, flat_leaves, leaf_shapes
-from guide_jax.training.losses import Judges
+from guide_jax.storage.locate import Networks
+from guide_jax.training.losses import LossNetworks
 
 
 def random(build, seed=0):
-    """Returns the network that `build(rngs=...)` makes, all leaves drawn by NumPy."""
+    """Returns the network from `build(rngs=...)`, with all leaves drawn by NumPy."""
     skeleton = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(seed)
     leaves = {}
@@ -25,13 +29,13 @@ def random(build, seed=0):
         if path.endswith("kernel"):
             leaf /= np.sqrt(np.prod(shape[:-1]))
         elif path.endswith((".var", "heads.0", "heads.1")):
-            leaf = 0.5 + np.abs(leaf)  # of these, negative ones are never seen
+            leaf = 0.5 + np.abs(leaf)  # these are never negative in real networks
         leaves[path] = leaf
     return fill(skeleton, leaves)
 
 
 def generator(resolution=16, seed=0):
-    """Returns a StyleGAN2 with noise, Z = 8, D = 7, and L = 6 at 16 pixels."""
+    """Returns a StyleGAN2 with noise, Z = 8 and D = 7; L = 6 at 16 pixels."""
     levels = int(np.log2(resolution)) - 1
     return random(
         lambda rngs: StyleGAN2(
@@ -47,7 +51,7 @@ def generator(resolution=16, seed=0):
 
 
 def mobile(seed=0, channels=(8, 8, 6)):
-    """Returns a MobileStyleGAN; by default of 32 pixels, with L = 8, D = 7."""
+    """Returns a MobileStyleGAN with D = 7; by default 32 pixels and L = 8."""
     return random(
         lambda rngs: MobileStyleGAN(
             channels=channels, z_dim=8, w_dim=7, mapping_layers=2, rngs=rngs
@@ -65,7 +69,7 @@ def identity(seed=0):
 
 
 def encoder(num_ws=6, seed=0):
-    """Returns an encoder that sees 8 x 8 pixels; D = 7."""
+    """Returns an encoder for 8 x 8 pixel images; D = 7."""
     return random(
         lambda rngs: WEncoder(
             num_ws=num_ws, w_dim=7, input_size=8, units=(1,), widths=(4, 6), rngs=rngs
@@ -78,9 +82,9 @@ E4E_UNITS, E4E_WIDTHS = (1, 2, 1), (4, 4, 6, 8)
 
 
 def e4e_state(num_ws=8, w_dim=7, seed=0) -> dict[str, np.ndarray]:
-    """Returns a small e4e's state dict under PyTorch's names, with a `latent_avg`.
+    """Returns a small e4e's state dict with PyTorch's names, including `latent_avg`.
 
-    It takes 16 pixels in three stages; the trunk's maps have 8, 4 and 2.
+    The input is 16 pixels; the trunk has three stages, with 8, 4 and 2 pixel maps.
     """
     rng = np.random.default_rng(seed)
     state = {}
@@ -128,7 +132,7 @@ def e4e_state(num_ws=8, w_dim=7, seed=0) -> dict[str, np.ndarray]:
 
 
 class SmallLPIPS(LPIPS):
-    """LPIPS of two small convolutions, for images of any size."""
+    """LPIPS with two small convolutions, for images of any size."""
 
     def __init__(self, *, rngs):
         self.convs = nnx.List(
@@ -143,32 +147,55 @@ class SmallLPIPS(LPIPS):
         return first, jax.nn.relu(self.convs[1](first)).astype(first.dtype)
 
 
-def judges(seed=0):
-    """Returns small judges, LPIPS and identity."""
-    return Judges(random(SmallLPIPS, seed + 1), identity(seed))
+def loss_networks(seed=0):
+    """Returns small loss networks, LPIPS and identity."""
+    return LossNetworks(random(SmallLPIPS, seed + 1), identity(seed))
 
 
 class SmallInception(Inception):
-    """FID's network of one convolution, for 299 pixel images; F = 6."""
+    """A one-convolution stand-in for FID's network, for 299 pixel images; F = 6."""
 
     def __init__(self, *, rngs):
         self.conv = nnx.Conv(3, 6, (23, 23), 23, padding="VALID", rngs=rngs)
 
     def __call__(self, images):
-        """Returns [N, 6]."""
+        """Returns features [N, 6]."""
         return jax.nn.relu(self.conv(images)).mean((1, 2))
 
 
 def inception(seed=0):
-    """Returns a small network of features, F = 6."""
+    """Returns a small feature network, F = 6."""
     return random(SmallInception, seed)
 
 
 def flat(network):
-    """Returns dotted path -> NumPy array, a copy."""
+    """Returns dotted path -> copy of the leaf as a NumPy array."""
     return {path: np.array(leaf) for path, leaf in flat_leaves(network).items()}
 
 
 def jitted(network, function, *args):
     """Runs `function(network, *args)` with the weights as arguments of the jit."""
-    return locate.jitted(network, function)(*args)
+    return make_jitted(network, function)(*args)
+
+
+def training(**changes):
+    """Returns the paper's settings of a training, with changes by field name.
+
+    Fields of `sampling` and `compute` may be named directly.
+    """
+    made = load_config("default").training
+    for part in ("sampling", "compute"):
+        names = {f.name for f in dataclasses.fields(getattr(made, part))}
+        mine = {name: changes.pop(name) for name in names & changes.keys()}
+        replaced = dataclasses.replace(getattr(made, part), **mine)
+        made = dataclasses.replace(made, **{part: replaced})
+    return dataclasses.replace(made, **changes)
+
+
+def networks(**by_role):
+    """Returns networks by role; a network that has no hash gets its role's name."""
+    hashes = {
+        role: network_hash(x) if hasattr(x, "config") else role
+        for role, x in by_role.items()
+    }
+    return Networks(by_role, hashes)

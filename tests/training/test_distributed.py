@@ -1,4 +1,4 @@
-"""Two processes of four devices each, from main.py: they take each step together."""
+"""Two processes of four devices each, started by main.py, share every step."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import tiny
 import main
 from configs import default
 from guide_jax.errors import InputError
-from guide_jax.experiment import run as experiment
+from guide_jax.experiment import modes as experiment
 from guide_jax.storage.network_file import load_network, save_network
 from guide_jax.training import distributed
 
@@ -24,7 +24,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Returns the arguments of every run; networks are tiny, LPIPS is the bundle's."""
+    """Returns the arguments of every run: tiny networks, and LPIPS from the bundle."""
     folder = tmp_path_factory.mktemp("networks")
     made = {
         "generator": tiny.mobile(),
@@ -46,7 +46,7 @@ def settings(tmp_path_factory):
 
 
 def start(folder, devices, args):
-    """Starts main.py in a folder of its own, as on a machine with so many devices."""
+    """Starts main.py in its own folder, as on a machine with `devices` devices."""
     folder.mkdir(exist_ok=True)
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
@@ -60,7 +60,7 @@ def start(folder, devices, args):
 
 
 def start_two(folder, args, more=((), ())):
-    """Starts two processes, in the folders 0 and 1, with further arguments of each."""
+    """Starts two processes in folders 0 and 1; `more` holds extra arguments of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -75,16 +75,16 @@ def start_two(folder, args, more=((), ())):
 
 
 def lines(workdir):
-    """Returns what metrics.jsonl holds, without the seconds."""
+    """Returns the entries of metrics.jsonl, without their seconds."""
     found = (workdir / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in found]
     assert all(line.pop("seconds") >= 0 for line in found)
     return found
 
 
-@pytest.mark.slow
-def test_two_processes_do_what_one_does(tmp_path, settings):
-    # Two people: after the first, the second process waits for the next order.
+@pytest.mark.full
+def test_two_processes_give_the_same_results_as_one(tmp_path, settings):
+    # With two people, process 1 waits for its next task after the first.
     settings = [*settings, "--config.source.count=2"]
     for process in start_two(tmp_path, settings):
         output, _ = process.communicate(timeout=400)
@@ -100,17 +100,19 @@ def test_two_processes_do_what_one_does(tmp_path, settings):
         }
         for line, wanted in zip(lines(two), lines(one), strict=True):
             assert line == pytest.approx(wanted, rel=1e-3, abs=1e-5)
-        # Written by two, read by one.
-        leaves, of_one = (tiny.flat(load_network(x / "generator")) for x in (two, one))
+        # Two processes wrote the generator; one reads it.
+        leaves, wanted_leaves = (
+            tiny.flat(load_network(x / "generator")) for x in (two, one)
+        )
         before = tiny.flat(tiny.mobile())
-        assert leaves.keys() == of_one.keys()
-        moved = sum(np.linalg.norm(of_one[x] - before[x]) ** 2 for x in leaves)
-        apart = sum(np.linalg.norm(of_one[x] - leaves[x]) ** 2 for x in leaves)
+        assert leaves.keys() == wanted_leaves.keys()
+        moved = sum(np.linalg.norm(wanted_leaves[x] - before[x]) ** 2 for x in leaves)
+        apart = sum(np.linalg.norm(wanted_leaves[x] - leaves[x]) ** 2 for x in leaves)
         assert apart**0.5 < 0.01 * moved**0.5
 
 
-@pytest.mark.slow
-def test_one_process_goes_on_from_a_checkpoint_of_two(tmp_path, settings):
+@pytest.mark.full
+def test_one_process_resumes_from_a_checkpoint_of_two(tmp_path, settings):
     long = [*settings, "--config.steps=2000"]
     both = start_two(tmp_path, long)
     state = tmp_path / "0/work/.checkpoint"
@@ -133,47 +135,50 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(tmp_path, settings):
     output, _ = alone.communicate()
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()[:-1]]
     assert steps == list(range(len(steps)))
-    # The bar begins where the state was kept, not at 0.
+    # The progress bar starts at the restored step, not at 0.
     assert "| 0/2000" not in output
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_ends_both_soon(tmp_path, settings):
-    """Another learning rate in the second; then nobody to be forgotten in the first."""
-    for wrong, says in (
-        ([[], ["--config.optimizer.learning_rate=0.5"]], "other settings or other"),
+def test_an_error_in_one_process_ends_both_promptly(tmp_path, settings):
+    """First process 1 has another learning rate, then process 0 a missing photo."""
+    for more, message in (
+        (
+            [[], ["--config.optimizer.learning_rate=0.5"]],
+            "different settings or networks",
+        ),
         ([["--config.source.image=nobody.jpg"], []], "nobody.jpg: no such photo"),
     ):
-        both = start_two(tmp_path, settings, wrong)
+        both = start_two(tmp_path, settings, more)
         started = time.monotonic()
         outputs = [process.communicate(timeout=200)[0] for process in both]
         assert time.monotonic() - started < 120
         assert both[0].returncode == 2, outputs[0]
         assert both[1].returncode != 0
-        assert says in outputs[0]
+        assert message in outputs[0]
         assert "Traceback" not in outputs[0]
 
 
 @pytest.mark.parametrize("coordinator", ["myhost", "myhost:x", ":1234"])
-def test_a_coordinator_without_host_or_port_is_refused(coordinator):
+def test_a_coordinator_without_host_or_port_is_rejected(coordinator):
     settings = default.get_config().parallel
     settings.coordinator, settings.processes = coordinator, 2
     for settings.process in range(2):
-        with pytest.raises(InputError, match="HOST:PORT of the first"):
+        with pytest.raises(InputError, match="give HOST:PORT of process 0"):
             distributed.start(settings)
 
 
-def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr(distributed, "FIRST_CONTACT", 0.3)
+def test_an_unreachable_coordinator_is_named_in_the_error(monkeypatch):
+    monkeypatch.setattr(distributed, "CONNECT_TIMEOUT", 0.3)
     settings = default.get_config().parallel
     settings.coordinator, settings.processes = "127.0.0.1:1", 2
     settings.process = 1
-    with pytest.raises(InputError, match=r"'127\.0\.0\.1:1': nobody answers there"):
+    with pytest.raises(InputError, match=r"'127\.0\.0\.1:1': no answer"):
         distributed.start(settings)
 
 
 @pytest.mark.parametrize(("process", "processes"), [(2, 2), (1, 1)])
-def test_a_process_beyond_the_last_is_refused(process, processes):
+def test_an_out_of_range_process_index_is_rejected(process, processes):
     settings = default.get_config().parallel
     settings.coordinator = "127.0.0.1:1"
     settings.process, settings.processes = process, processes
@@ -181,18 +186,18 @@ def test_a_process_beyond_the_last_is_refused(process, processes):
         distributed.start(settings)
 
 
-def test_what_several_processes_cannot_do_is_refused(monkeypatch, tmp_path):
+def test_what_several_processes_do_not_support_is_rejected(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment.jax, "process_count", lambda: 2)
     config = default.get_config()
     for mode in ("evaluate", "render"):
-        with pytest.raises(InputError, match="only --mode=unlearn needs them"):
+        with pytest.raises(InputError, match="only --mode=unlearn can use them"):
             experiment.run(config, tmp_path, mode)
     config.parallel.over = "people"
     with pytest.raises(InputError, match=r"only config\.parallel\.over=latents"):
         experiment.run(config, tmp_path)
 
 
-def test_alone_all_agree():
+def test_a_single_process_is_main_and_broadcasts_nothing():
     tree = {"a": np.ones(2)}
-    assert distributed.agree(tree) is tree
-    assert distributed.is_first()
+    assert distributed.broadcast(tree) is tree
+    assert distributed.is_main()

@@ -1,3 +1,5 @@
+"""The loss: its terms, weights, latents and gradients."""
+
 import dataclasses
 
 import jax
@@ -6,9 +8,11 @@ import pytest
 import tiny
 from flax import nnx
 
+from guide_jax.config_types import LossWeights, PairWeights
 from guide_jax.models import arcface
 from guide_jax.training import losses, step
-from guide_jax.training.losses import LossWeights, PairWeights, Views
+from guide_jax.training.context import make_context
+from guide_jax.training.losses import LossInputs
 
 WEIGHTS = LossWeights(
     local=PairWeights(mse=0.3, lpips=0.7, identity=1.1, total=1.3),
@@ -18,13 +22,13 @@ WEIGHTS = LossWeights(
 PARTS = [(part, f.name) for part in ("local", "adjacency") for f in
          dataclasses.fields(PairWeights)]  # fmt: skip
 N_A, N_G = 2, 3
-BY = losses.factors(WEIGHTS, N_A, N_G)
+WEIGHTS_OF_TERMS = losses.term_weights(WEIGHTS, N_A, N_G)
 
 
-def views(seed, pairs=1 + N_A, total=1 + N_A + N_G):
+def inputs(seed, pairs=1 + N_A, total=1 + N_A + N_G):
     rng = np.random.default_rng(seed)
     embeddings = rng.standard_normal((pairs, 4))
-    return Views(
+    return LossInputs(
         rng.standard_normal((total, 3, 3, 2)),
         (rng.standard_normal((total, 5)),),
         embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
@@ -36,23 +40,23 @@ def distance(a, b):
 
 
 def loss(weights, **counts):
-    found = losses.differences(views(0, **counts), views(1, **counts), distance)
+    found = losses.pair_terms(inputs(0, **counts), inputs(1, **counts), distance)
     terms = losses.loss_terms(found, weights)
-    by = losses.factors(weights, len(found.identity) - 1,
+    by = losses.term_weights(weights, len(found.identity) - 1,
                         len(found.lpips) - len(found.identity))  # fmt: skip
     return losses.weighted_sum(found, by), terms
 
 
 def by_hand():
     """Returns mse, lpips and id of every pair, and LPIPS of the random people."""
-    student, source = views(0), views(1)
+    student, source = inputs(0), inputs(1)
     pairs = []
     for i in range(1 + N_A):
         mse = ((student.features[i] - source.features[i]) ** 2).mean()
-        lpips = ((student.perceptual[0][i] - source.perceptual[0][i]) ** 2).sum()
+        lpips = ((student.lpips_maps[0][i] - source.lpips_maps[0][i]) ** 2).sum()
         identity = 1 - student.embeddings[i] @ source.embeddings[i]
         pairs.append({"mse": mse, "lpips": lpips, "identity": identity})
-    others = (student.perceptual[0][3:] - source.perceptual[0][3:]) ** 2
+    others = (student.lpips_maps[0][3:] - source.lpips_maps[0][3:]) ** 2
     return pairs, others.sum(1)
 
 
@@ -75,7 +79,7 @@ def test_terms_are_the_sums_over_pairs_and_random_people():
 
 
 @pytest.mark.parametrize(("part", "name"), PARTS)
-def test_weights_of_pairs_scale_their_term_and_zero_switches_it_off(part, name):
+def test_pair_weights_scale_their_term_and_zero_disables_it(part, name):
     def total(value):
         weights = dataclasses.replace(getattr(WEIGHTS, part), **{name: value})
         return float(loss(dataclasses.replace(WEIGHTS, **{part: weights}))[0])
@@ -93,7 +97,7 @@ def test_weights_of_pairs_scale_their_term_and_zero_switches_it_off(part, name):
     np.testing.assert_allclose(total(5.0) - total(0.0), 5 * term, rtol=1e-4)
 
 
-def test_global_weight_scales_its_term_and_zero_switches_it_off():
+def test_the_global_weight_scales_its_term_and_zero_disables_it():
     def total(value):
         return float(loss(dataclasses.replace(WEIGHTS, global_=value))[0])
 
@@ -120,7 +124,7 @@ def test_latents_pair_the_person_with_the_target_and_random_people_with_themselv
     np.testing.assert_array_equal(source[:1], w_target)
     np.testing.assert_allclose(
         student[1:3] - w_u, source[1:3] - w_target, atol=1e-6
-    )  # the same steps
+    )  # the same offsets
     assert np.abs(student[1:3] - w_u).max() > 0.05
     np.testing.assert_array_equal(student[3:], w_rg)
     np.testing.assert_array_equal(source[3:], w_rg)
@@ -128,41 +132,42 @@ def test_latents_pair_the_person_with_the_target_and_random_people_with_themselv
 
 @pytest.fixture(scope="module")
 def setting():
-    """A trainer, a student that already differs, and latents of 1 + 2 + 3 pairs."""
+    """Returns a context, a student unlike its source, latents of 6 pairs, networks."""
     generator, other = tiny.generator(8), tiny.generator(8, seed=1)
-    judges = tiny.judges()
-    trainer = step.make_trainer(generator, judges, WEIGHTS, 1e-3)
+    networks = tiny.loss_networks()
+    context = make_context(generator, networks, WEIGHTS, 1e-3)
     student = nnx.state(other.synthesis, nnx.Param)
     rng = np.random.default_rng(0)
-    latents = losses.Latents(
+    latents = losses.StepLatents(
         *(rng.standard_normal((6, 4, 7)).astype(np.float32) for _ in range(2))
     )
-    return trainer, student, latents, generator, judges
+    return context, student, latents, generator, networks
 
 
-def test_loss_equals_a_plain_loop_with_a_pass_for_each_image(setting):
-    trainer, student, latents, generator, judges = setting
-    learner = nnx.merge(trainer.graph, student, trainer.rest)
+def test_the_loss_equals_a_plain_loop_over_images(setting):
+    context, student, latents, generator, networks = setting
+    learner = nnx.merge(context.graph, student, context.frozen)
     modules = nnx.Dict(
         student=learner,
         source=generator.synthesis,
-        lpips=judges.lpips,
-        identity=judges.identity,
+        lpips=networks.lpips,
+        identity=networks.identity,
     )
     graph, state = nnx.split(modules)
 
     @jax.jit
     def one(state, w_student, w_source):
         m = nnx.merge(graph, state)
-        (mine, mine_inside), (theirs, theirs_inside) = (
+        (student_image, student_features), (source_image, source_features) = (
             m.student(w_student),
             m.source(w_source),
         )
         return {
-            "mse": ((mine_inside["b8.x"] - theirs_inside["b8.x"]) ** 2).mean(),
-            "lpips": m.lpips(mine, theirs)[0],
+            "mse": ((student_features["b8.x"] - source_features["b8.x"]) ** 2).mean(),
+            "lpips": m.lpips(student_image, source_image)[0],
             "identity": 1
-            - arcface.embed(m.identity, mine)[0] @ arcface.embed(m.identity, theirs)[0],
+            - arcface.embed(m.identity, student_image)[0]
+            @ arcface.embed(m.identity, source_image)[0],
         }
 
     wanted = 0.0
@@ -176,38 +181,38 @@ def test_loss_equals_a_plain_loop_with_a_pass_for_each_image(setting):
             getattr(part, name) * value for name, value in pair.items()
         )
     got, _ = jax.jit(
-        lambda s, c, x: step.loss_fn(trainer, s, c, x, BY),
-    )(student, trainer.constants(), latents)
+        lambda s, c, x: step.loss_fn(context, s, c, x, WEIGHTS_OF_TERMS),
+    )(student, context.constants(), latents)
     np.testing.assert_allclose(got, wanted, rtol=2e-5)
 
 
 def test_only_the_student_gets_a_gradient(setting):
-    trainer, student, latents, *_ = setting
+    context, student, latents, *_ = setting
 
     @jax.jit
     def gradients(student, constants):
         def total(student, source):
             given = constants | {"source": source}
-            return step.loss_fn(trainer, student, given, latents, BY)[0]
+            return step.loss_fn(context, student, given, latents, WEIGHTS_OF_TERMS)[0]
 
         return jax.grad(total, argnums=(0, 1))(student, constants["source"])
 
-    of_student, of_source = gradients(student, trainer.constants())
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(of_student))
-    assert len(jax.tree.leaves(of_source)) == len(jax.tree.leaves(of_student))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_source))
+    student_grads, source_grads = gradients(student, context.constants())
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(student_grads))
+    assert len(jax.tree.leaves(source_grads)) == len(jax.tree.leaves(student_grads))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(source_grads))
 
 
-def test_lpips_can_see_averages_of_the_images(setting):
-    """Its terms are those of averaged images; no other term changes."""
-    trainer, student, latents, generator, judges = setting
+def test_lpips_can_use_downsampled_images(setting):
+    """The LPIPS terms are those of averaged images; no other term changes."""
+    context, student, latents, generator, networks = setting
 
     def terms(resolution):
         compute = losses.Compute(lpips_resolution=resolution)
-        made = trainer._replace(compute=compute)
-        _, found = jax.jit(lambda s, c, x: step.loss_fn(made, s, c, x, BY))(
-            student, trainer.constants(), latents
-        )
+        changed = dataclasses.replace(context, compute=compute)
+        _, found = jax.jit(
+            lambda s, c, x: step.loss_fn(changed, s, c, x, WEIGHTS_OF_TERMS)
+        )(student, context.constants(), latents)
         return losses.loss_terms(found, WEIGHTS)
 
     def averaged(images):  # [N, 8, 8, 3] -> [N, 4, 4, 3]
@@ -216,15 +221,17 @@ def test_lpips_can_see_averages_of_the_images(setting):
             + images[:, ::2, 1::2] + images[:, 1::2, 1::2]
         ) / 4  # fmt: skip
 
-    learner = nnx.merge(trainer.graph, student, trainer.rest)
-    mine, theirs = (
+    learner = nnx.merge(context.graph, student, context.frozen)
+    student_images, source_images = (
         averaged(tiny.jitted(synthesis, lambda m, w: m(w)[0], w))
         for synthesis, w in (
             (learner, latents.student),
             (generator.synthesis, latents.source),
         )
     )
-    wanted = tiny.jitted(judges.lpips, lambda m, a, b: m(a, b), mine, theirs)
+    wanted = tiny.jitted(
+        networks.lpips, lambda m, a, b: m(a, b), student_images, source_images
+    )
     small, full = terms(4), terms(0)
     np.testing.assert_allclose(small["lpips"], wanted, rtol=1e-5)
     assert np.all(np.abs(small["lpips"] / full["lpips"] - 1) > 1e-3)

@@ -1,4 +1,4 @@
-"""The unlearning step against the published code's numbers, and the run around it."""
+"""Compares the unlearning step with values from the published PyTorch code."""
 
 import functools
 
@@ -8,21 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 from flax import nnx
 from golden_data import nchw
 
 from convert import arcface, lpips, rules, stylegan2
 from guide_jax import target
-from guide_jax.training import losses, sharding
-from guide_jax.training.step import make_trainer
+from guide_jax.config_types import PairWeights
+from guide_jax.training import losses
+from guide_jax.training.context import make_context
+from guide_jax.training.step import take_step
 
 FIXTURE = "guide_step_2d_tiny"
 PAIRS = ("local", "adj0", "adj1")
+SAMPLING = tiny.training().sampling  # N_a = N_g = 2
 
 
 @functools.cache
 def golden():
-    """Returns the fixture, the generator and the judges it was made with."""
+    """Returns the fixture, and the generator and loss networks it was made with."""
     fixture = golden_data.load(FIXTURE)
     names = fixture.info["weights_from"]
     sources = {part: golden_data.load(name) for part, name in names.items()}
@@ -32,16 +36,16 @@ def golden():
         for name, array in sources["lpips"].stored.items()
         if name.startswith("lin")
     }
-    judges = losses.Judges(
+    networks = losses.LossNetworks(
         lpips=rules.convert(lpips_state, lpips.TORCH),
         identity=rules.convert(sources["id"].weights(), arcface.IR_SE),
     )
-    return fixture, rules.convert(generator.weights(), stylegan2.NVLABS), judges
+    return fixture, rules.convert(generator.weights(), stylegan2.NVLABS), networks
 
 
 @functools.cache
-def golden_latents() -> tuple[losses.Latents, dict[str, np.ndarray]]:
-    """Returns the fixture's latents, and each by its name in the fixture."""
+def golden_latents() -> tuple[losses.StepLatents, dict[str, np.ndarray]]:
+    """Returns the fixture's latents, together and by their names in the fixture."""
     fixture, generator, _ = golden()
     z = [fixture.input(f"z_{kind}{i}") for kind in ("ra", "rg") for i in range(2)]
     w_r = generator.mapping(np.concatenate(z))
@@ -58,30 +62,30 @@ def golden_latents() -> tuple[losses.Latents, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def golden_run(compute=losses.PLAIN):
+def golden_run(compute=losses.FLOAT32):
     """Takes the production step four times.
 
     Returns:
-        The parameters before; gradients, parameters and terms of each step. Adam's
-        first moment is 0.9 times the one before plus 0.1 times the gradient, which
-        gives the gradient back.
+        The initial parameters, and the gradients, parameters and terms of each step.
+        The gradients are recovered from Adam's first moment, which is 0.9 times the
+        previous one plus 0.1 times the gradient.
     """
-    fixture, generator, judges = golden()
-    weights = losses.PairWeights(
+    fixture, generator, networks = golden()
+    weights = PairWeights(
         mse=fixture.info["lambdas"]["mse"],
         lpips=fixture.info["lambdas"]["lpips"],
         identity=fixture.info["lambdas"]["id"],
     )
     weights = losses.LossWeights(weights, weights)
-    trainer = make_trainer(generator, judges, weights, fixture.info["lr"], compute)
+    context = make_context(generator, networks, weights, fixture.info["lr"], compute)
     latents, _ = golden_latents()
-    step = jax.jit(lambda s, o, c, x: sharding.step_on(trainer, s, o, c, x, 2))
-    student, opt_state = trainer.source, trainer.tx.init(trainer.source)
+    step = jax.jit(lambda s, o, c, x: take_step(context, s, o, c, x, 1, SAMPLING))
+    student, opt_state = context.source, context.optimizer.init(context.source)
     start, grads, students, terms = student, [], [], []
     for _ in range(4):
         mu = opt_state[0].mu
         student, opt_state, step_terms = step(
-            student, opt_state, trainer.constants(), latents
+            student, opt_state, context.constants(), latents
         )
         grads.append(
             jax.tree.map(lambda new, old: 10 * (new - 0.9 * old), opt_state[0].mu, mu)
@@ -110,23 +114,23 @@ def test_golden_guide_step_2d_tiny_latents():
 def test_golden_guide_step_2d_tiny_images():
     fixture, generator, _ = golden()
     latents, _ = golden_latents()
-    made_by_student, _ = generator.synthesis(latents.student[:3])
-    made_by_source, _ = generator.synthesis(latents.source[:3])
+    student_images, _ = generator.synthesis(latents.student[:3])
+    source_images, _ = generator.synthesis(latents.source[:3])
     for i, pair in enumerate(PAIRS):
-        fixture.check(f"{pair}.img_u", nchw(made_by_student[i : i + 1]), atol=2e-4)
-        fixture.check(f"{pair}.img_target", nchw(made_by_source[i : i + 1]), atol=2e-4)
+        fixture.check(f"{pair}.img_u", nchw(student_images[i : i + 1]), atol=2e-4)
+        fixture.check(f"{pair}.img_target", nchw(source_images[i : i + 1]), atol=2e-4)
 
 
-def test_golden_guide_step_2d_tiny_differences_of_every_block():
-    """What the published code logs beside its loss, before the first step."""
+def test_golden_guide_step_2d_tiny_block_differences():
+    """Compares what the published code logs besides its loss, before the first step."""
     fixture, generator, _ = golden()
     latents, _ = golden_latents()
-    views = []
+    outputs = []
     for w in latents:
         image, activations = generator.synthesis(w[:3])
-        views.append(activations | {"image": image})
+        outputs.append(activations | {"image": image})
     for name in ("b4.x", "b8.x", "b16.x", "b32.x", "image"):
-        difference = np.asarray(views[0][name] - views[1][name])
+        difference = np.asarray(outputs[0][name] - outputs[1][name])
         for pair, mse in zip(PAIRS, (difference**2).mean((1, 2, 3)), strict=True):
             published = fixture.info["scalars"][f"step0.{pair}.mse_{name}"]["f64"]
             np.testing.assert_allclose(mse, published, rtol=1e-5, err_msg=name)
@@ -174,7 +178,7 @@ def test_golden_guide_step_2d_tiny_gradient_norms(step):
 
 
 def in_published_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """HWIO kernels to OIHW, [in, out] to [out, in], [4, 4, C] to [C, 4, 4]."""
+    """Converts HWIO to OIHW, [in, out] to [out, in], [4, 4, C] to [C, 4, 4]."""
     if array.ndim == 3:
         return array.transpose(2, 0, 1)
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
@@ -189,7 +193,7 @@ def test_golden_guide_step_2d_tiny_gradient_values():
         limit = 2e-3 * np.abs(gradient).max()
         if name.endswith("noise_strength"):
             limit += 1e-4 * largest
-        # Leaky ReLU's kink flips in float32: one element in fifty may move further.
+        # Float32 may cross Leaky ReLU's kink: one element in fifty may be further off.
         assert np.quantile(error, 0.98) <= limit, name
         assert error.max() <= 10 * limit, name
 
@@ -205,45 +209,46 @@ def test_golden_guide_step_2d_tiny_parameter_norms(step):
         norm = np.linalg.norm(parameter)
         np.testing.assert_allclose(norm, after[name], rtol=5e-6, err_msg=name)
         distance = np.linalg.norm(parameter.astype(np.float64) - before[name])
-        # The published figure is of float32 parameters too: 1e-4 steps on values of
-        # order 1 are rounded.
+        # The published distance comes from float32 parameters too: 1e-4 steps on
+        # values of order 1 are rounded.
         np.testing.assert_allclose(distance, moved[name], rtol=2e-3, err_msg=name)
 
 
-def test_golden_guide_step_2d_tiny_way_of_the_parameters():
+def test_golden_guide_step_2d_tiny_parameter_displacement():
     fixture, _, _ = golden()
     start, _, students, _ = golden_run()
     before = by_name(start)
     for name, parameter in by_name(students[2]).items():
-        way = in_published_layout(name, parameter - before[name])
+        displacement = in_published_layout(name, parameter - before[name])
         error = np.abs(
-            fixture.part(f"delta3/{name}", way) - fixture.stored[f"delta3/{name}"]
+            fixture.part(f"delta3/{name}", displacement)
+            - fixture.stored[f"delta3/{name}"]
         )
-        # Adam's way is 3e-4 whatever the gradient's size, so where the gradient is all
-        # but zero rounding decides; a noise strength's is a sum that nearly cancels.
+        # Adam moves 3e-4 whatever the gradient's size, so rounding decides where it is
+        # almost zero; a noise strength's gradient is a sum that nearly cancels.
         limit = 3e-5 if name.endswith("noise_strength") else 3e-6
         assert np.quantile(error, 0.9) <= limit, name
 
 
 def relative_error(ours, wanted):
-    """Returns the error's norm over the whole tree, in parts of the tree's."""
+    """Returns the norm of the whole tree's error, relative to that of `wanted`."""
     error = jax.tree.map(np.subtract, ours, wanted)
     return float(optax.tree.norm(error) / optax.tree.norm(wanted))
 
 
 def test_golden_guide_step_2d_tiny_in_bfloat16():
-    """Its loss and gradient are near, and what is kept between steps is float32."""
+    """The loss and gradient are close; the state kept between steps is float32."""
     _, grads, students, terms = golden_run(losses.Compute("bfloat16"))
     start, true_grads, true_students, true_terms = golden_run()
     leaves = jax.tree.leaves((grads, students, terms))
     assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
     for name in ("mse", "lpips", "id", "local", "adjacency", "total"):
         error = np.abs(terms[0][name] / true_terms[0][name] - 1)
-        # Of the random people's LPIPS, 0 before the first step, nothing can be said.
+        # The random people's LPIPS is 0 before the first step: no relative error.
         assert np.max(error[:3] if np.ndim(error) else error) < 5e-3, name
     assert 1e-3 < relative_error(grads[0], true_grads[0]) < 3e-2
-    way, true_way = (
+    displacement, true_displacement = (
         jax.tree.map(np.subtract, after[2], start)
         for after in (students, true_students)
     )
-    assert relative_error(way, true_way) < 0.2
+    assert relative_error(displacement, true_displacement) < 0.2

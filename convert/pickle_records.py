@@ -1,0 +1,225 @@
+"""Records that the restricted unpickler builds in place of the classes in a file.
+
+A record only stores what the stream passes to it. Once the whole stream has been read,
+`resolve` turns the record into a numpy array or a plain container.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+# Largest size of a tensor that repeats its storage's elements (as from `expand`).
+MAX_REPEATED = 2**20
+# numpy has no bfloat16; a structured type can be viewed, strided and byte-swapped.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+
+
+class Record:
+    """Base class of the records; a stream cannot set attributes on it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise ValueError(f"a {type(self).__name__} cannot take state")
+
+    def resolve(self, plain: Callable[[Any], Any]) -> Any:
+        """Returns the plain object that this record represents."""
+        raise ValueError(f"unexpected {type(self).__name__} in place of data")
+
+
+class Builder(Record):
+    """A function that replaces an allowed name; the stream can only call it."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __call__(self, *args):
+        """Calls the function with the stream's arguments."""
+        return self.function(*args)
+
+
+class Fields(dict):
+    """An OrderedDict, Namespace or EasyDict, as a dict of its items or attributes."""
+
+    __slots__ = ("attributes",)
+
+    def __setstate__(self, state):
+        # Stored separately: an OrderedDict's `_metadata` is not one of its tensors.
+        self.attributes = state
+
+
+class Namespace(Fields):
+    """An object whose attributes are its data."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        self.update(state)
+
+
+class Storage(Record):
+    """The bytes of one or more tensors; in legacy files they follow the pickle."""
+
+    __slots__ = ("big_endian", "data")
+
+    def __init__(self, data: bytes | None = None, big_endian: bool = False):
+        self.data = data
+        self.big_endian = big_endian
+
+
+class TorchType(Record):
+    """A PyTorch storage class or dtype; `dtype` is the element type."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: Any):
+        self.dtype = np.dtype(dtype)
+
+    def resolve(self, plain: Callable[[Any], Any]) -> str:
+        """Returns the dtype's name, such as "float32"."""
+        return "bfloat16" if self.dtype == BFLOAT16 else self.dtype.name
+
+
+class TypedStorage(Record):
+    """`numel` elements of a storage, starting at byte `start`."""
+
+    __slots__ = ("dtype", "numel", "start", "storage")
+
+    def __init__(self, storage: Storage, dtype: np.dtype, numel: int, start: int = 0):
+        self.storage, self.dtype, self.numel, self.start = storage, dtype, numel, start
+
+    def resolve(self, plain: Callable[[Any], Any]) -> np.ndarray:
+        """Returns all elements `[numel]`."""
+        return Tensor(self, 0, (self.numel,), (1,)).resolve(plain)
+
+
+class Tensor(Record):
+    """A strided view of a typed storage; offset and strides count elements."""
+
+    __slots__ = ("dtype", "offset", "shape", "storage", "strides")
+
+    def __init__(self, storage, offset, shape, strides, dtype: TorchType | None = None):
+        self.storage, self.offset = storage, offset
+        self.shape, self.strides = tuple(shape), tuple(strides)
+        self.dtype = dtype.dtype if dtype else storage.dtype
+
+    def resolve(self, plain: Callable[[Any], Any]) -> np.ndarray:
+        """Returns a read-only array of shape `shape`; bfloat16 becomes float32."""
+        source, size = self.storage.storage, self.dtype.itemsize
+        if len(self.shape) != len(self.strides) or any(
+            n < 0 for n in (self.offset, self.storage.start, *self.shape, *self.strides)
+        ):
+            raise ValueError("a tensor has an invalid shape or stride")
+        extent = math.prod(self.shape) and 1 + sum(
+            (n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)
+        )
+        start = self.storage.start + self.offset * size
+        raw = memoryview(source.data)[start : start + extent * size]
+        if len(raw) != extent * size:
+            raise ValueError("a tensor extends beyond its storage")
+        count, held = math.prod(self.shape), len(source.data) // size
+        if count > max(held, MAX_REPEATED):
+            raise ValueError(f"a tensor has {count} elements, its storage only {held}")
+        order = self.dtype.newbyteorder(">") if source.big_endian else self.dtype
+        flat = np.frombuffer(raw, order) if extent else np.zeros(0, order)
+        # Converted before striding, so that repeated elements are not copied.
+        if self.dtype == BFLOAT16:  # the upper half of a float32
+            flat = (flat["bfloat16"].astype(np.uint32) << np.uint32(16)).view("f4")
+        flat = flat.astype(flat.dtype.newbyteorder("="), copy=False)
+        strides = [step * flat.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, strides)
+        view.flags.writeable = False
+        return view
+
+
+class NumpyDtype(Record):
+    """A numpy dtype, of numbers or objects, given by its code and byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[<>=|]?(\?|[biufc][0-9]{1,2})|O[48]", str(code)):
+            raise ValueError(f"unsupported numpy dtype {code!r}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+    def dtype(self) -> np.dtype:
+        """Returns the numpy dtype."""
+        return np.dtype(self.code).newbyteorder(self.order)
+
+    def resolve(self, plain: Callable[[Any], Any]) -> str:
+        """Returns the name, such as "float32"."""
+        return self.dtype().name
+
+
+class NumpyArray(Record):
+    """A numpy array's bytes, shape and order."""
+
+    __slots__ = ("dtype", "order", "raw", "shape")
+
+    def __init__(self, raw=b"", dtype=None, shape=(0,), order="C"):
+        self.raw, self.dtype, self.shape, self.order = raw, dtype, shape, order
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, fortran, self.raw = state
+        self.order = "F" if fortran else "C"
+
+    def resolve(self, plain: Callable[[Any], Any]) -> Any:
+        """Returns a read-only array in this machine's byte order.
+
+        For an object array, which must have no axes, returns its single object.
+        """
+        if self.dtype.dtype().hasobject:
+            if self.shape != () or not isinstance(self.raw, list):
+                raise ValueError("unsupported object array")
+            (value,) = self.raw
+            return plain(value)
+        # Python 2 pickles store bytes as text.
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        dtype = self.dtype.dtype()
+        array = np.frombuffer(raw, dtype).reshape(self.shape, order=self.order)
+        array = array.astype(dtype.newbyteorder("="), copy=False)
+        array.flags.writeable = False
+        return array
+
+
+class NumpyScalar(Record):
+    """A numpy scalar."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, dtype: NumpyDtype, raw=b""):
+        self.array = NumpyArray(raw, dtype, ())
+
+    def resolve(self, plain: Callable[[Any], Any]) -> int | float | complex | bool:
+        """Returns a Python number."""
+        return self.array.resolve(plain).item()
+
+
+class Module(Record):
+    """A network of NVIDIA's persistent classes: only its state, never its source."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, meta: Mapping):
+        self.state = meta["state"]
+
+    def resolve(self, plain: Callable[[Any], Any]) -> dict:
+        """Returns a network's flat state dict, or the state of any other object."""
+        if "_parameters" not in self.state:
+            return plain(self.state)
+        own = {**self.state["_parameters"], **self.state["_buffers"]}
+        for name in self.state.get("_non_persistent_buffers_set", ()):
+            own.pop(name, None)
+        flat = {name: plain(value) for name, value in own.items() if value is not None}
+        for child, module in self.state["_modules"].items():
+            for name, value in (plain(module) if module is not None else {}).items():
+                flat[f"{child}.{name}"] = value
+        return flat

@@ -1,0 +1,170 @@
+"""Runs a mode: the table of modes, devices and networks (start reading here)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from guide_jax.config import read
+from guide_jax.config_types import Config
+from guide_jax.console import Console
+from guide_jax.errors import InputError
+from guide_jax.experiment.evaluate import EvaluateJob
+from guide_jax.experiment.everyone import run_everyone
+from guide_jax.experiment.render import render
+from guide_jax.experiment.unlearn import UnlearnJob, make_trainer
+from guide_jax.experiment.workers import MakeJob, worker_on
+from guide_jax.people import list_people
+from guide_jax.storage import fingerprint
+from guide_jax.storage.locate import Networks, load_networks
+from guide_jax.training import distributed, sharding
+from guide_jax.training.sharding import DeviceGroup
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A value of `--mode`.
+
+    Attributes:
+        help: one-line description for the command line.
+        run: a function (config, workdir, devices) -> results.
+        trains: whether devices and processes share training steps.
+    """
+
+    help: str
+    run: Callable[[Config, Path, list[jax.Device]], dict[str, Any]]
+    trains: bool = False
+
+
+def run(
+    config: ConfigDict | Config, workdir: Path, mode: str = "unlearn"
+) -> dict[str, Any]:
+    """Runs a mode.
+
+    "unlearn" makes the original generator forget each person separately. A person's
+    folder is `workdir` itself, or `workdir/people/NAME` if there are several people. It
+    receives `generator/` (the unlearned generator, Orbax), `codes.npz`,
+    `embeddings.npz`, `metrics.jsonl` (a line for each step), `results.json`,
+    `before_after.png` and `pictures/`. Results with the same settings, weights and
+    photos are not computed again, and an interrupted training resumes from its
+    checkpoint. The workdir receives `results.csv`, `results.json` and `report.html`.
+
+    Args:
+        config: the settings, which `configs/default.py` describes.
+        workdir: the folder for results, created if needed.
+        mode: a key of `MODES`.
+
+    Returns:
+        The contents of `workdir/results.json`, or for "render" a dict with the paths of
+        its "files". Empty in all processes except process 0.
+
+    Raises:
+        InputError: a network, a photo or a setting is wrong or missing.
+        UnlearningError: a loss or a measure is not finite, or some of several people
+            failed while the rest are done.
+    """
+    config = read(config)
+    if mode not in MODES:
+        raise InputError(f"--mode={mode}: choose one of {', '.join(MODES)}")
+    _cache_programs(config.cache)
+    # A training step may use a lower precision; see `config_types.Compute`.
+    with jax.default_matmul_precision("highest"):
+        devices = choose_devices(config, MODES[mode].trains)
+        return MODES[mode].run(config, workdir, devices)
+
+
+def _run_people(
+    make_job: MakeJob, config: Config, workdir: Path, devices: list[jax.Device]
+) -> dict[str, Any]:
+    """Runs a mode for every person."""
+    if not distributed.is_main():
+        networks = load_networks(config)
+        _check_same(config, networks)
+        make_trainer(config, networks, DeviceGroup(devices)).follow()
+        return {}
+    people = list_people(config.source)
+    photos = Path(config.source.image).resolve()
+    if config.source.image and workdir.resolve().is_relative_to(photos):
+        raise InputError(
+            f"the results would go to {workdir}, inside the photos' folder, and be read"
+            " as photos next time; choose another --workdir"
+        )
+    networks = load_networks(config)
+    if config.parallel.over == "people":
+        workers = [
+            worker_on(i, device, config, networks, make_job)
+            for i, device in enumerate(devices[: len(people)])
+        ]
+        return run_everyone(config, workers, people, workdir)
+    _check_same(config, networks)
+    job = make_job(config, networks, DeviceGroup(devices), Console())
+    try:
+        return run_everyone(config, [job], people, workdir)
+    finally:
+        job.close()
+
+
+def _run_render(
+    config: Config, workdir: Path, devices: list[jax.Device]
+) -> dict[str, Any]:
+    """Renders on JAX's first device."""
+    del devices
+    return render(config, workdir)
+
+
+_unlearn, _evaluate = (partial(_run_people, job) for job in (UnlearnJob, EvaluateJob))
+
+MODES = {
+    "unlearn": Mode("forget people, unless already done", _unlearn, trains=True),
+    "evaluate": Mode("measure stored generators again", _evaluate),
+    "render": Mode("make images of a stored generator", _run_render),
+}
+
+
+def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
+    """Returns the devices of all processes that a run uses.
+
+    Args:
+        config: the run's settings.
+        trains: whether devices and processes share training steps.
+
+    Raises:
+        InputError: the devices or processes cannot share the work in this way.
+    """
+    settings, processes = config.parallel, jax.process_count()
+    if processes > 1 and (not trains or settings.over == "people"):
+        what = "--mode=unlearn" if not trains else "config.parallel.over=latents"
+        raise InputError(
+            f"there are {processes} processes, which share training steps; only {what}"
+            " can use them"
+        )
+    devices = sharding.devices_of(settings.devices)
+    if settings.over == "people":
+        return devices
+    if not trains:
+        return devices[:1]
+    sampling = config.training.sampling
+    valid = sharding.valid_counts(sampling, len(devices), processes)
+    if settings.devices or not valid:
+        sharding.check_divisible(sampling, len(devices), processes)
+        return devices
+    return sharding.devices_of(valid[-1] // processes)
+
+
+def _check_same(config: Config, networks: Networks) -> None:
+    """Raises InputError if another process would train differently."""
+    distributed.check_same(fingerprint.of_training(config, "", networks.hashes))
+
+
+def _cache_programs(cache: Path) -> None:
+    """Makes JAX cache compiled programs, unless a cache folder is already set."""
+    settings: Any = jax.config
+    if not settings.jax_compilation_cache_dir:
+        folder = str(cache.resolve() / "programs")
+        jax.config.update("jax_compilation_cache_dir", folder)
+        # Small programs too, because together they take seconds on each device.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,0 +1,144 @@
+"""Forgets people: computes the code, trains, stores the result and measures it."""
+
+from typing import Any
+
+import numpy as np
+
+from guide_jax.config_types import Config
+from guide_jax.console import Console
+from guide_jax.errors import UnlearningError
+from guide_jax.experiment.evaluate import EvaluateJob
+from guide_jax.latents import LatentFinder
+from guide_jax.people import Person
+from guide_jax.storage import fingerprint
+from guide_jax.storage.locate import Networks
+from guide_jax.storage.run_folder import PersonFolder, TrainingRecord
+from guide_jax.training import sharding
+from guide_jax.training.losses import LossNetworks
+from guide_jax.training.sharding import DeviceGroup
+from guide_jax.training.trainer import Trainer
+
+
+def make_trainer(
+    config: Config,
+    networks: Networks,
+    devices: DeviceGroup | None = None,
+    console: Console | None = None,
+) -> Trainer:
+    """Creates the trainer of a run."""
+    return Trainer(
+        networks["generator"],
+        LossNetworks(networks["lpips"], networks["identity"]),
+        config.training,
+        devices=devices,
+        console=console,
+    )
+
+
+class UnlearnJob:
+    """`--mode=unlearn`: forgets people, skipping work that is already done."""
+
+    def __init__(
+        self,
+        config: Config,
+        networks: Networks,
+        devices: DeviceGroup | None = None,
+        console: Console | None = None,
+    ):
+        """Prepares the training and the measures.
+
+        Args:
+            config: the run's settings.
+            networks: the run's networks.
+            devices: the devices that share each step; by default, JAX's first device.
+            console: prints lines and progress bars.
+        """
+        self._config, self._networks = config, networks
+        self._console = console or Console()
+        self._train = make_trainer(config, networks, devices, self._console)
+        self._say_how_many_share(devices)
+        self._latents = LatentFinder(config, networks, self._console)
+        self._evaluate = EvaluateJob(
+            config, networks, console=self._console, latents=self._latents
+        )
+
+    def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
+        """Forgets a person and measures the result, skipping what is already done.
+
+        Args:
+            person: the person to forget.
+            folder: the folder for the results; `experiment.run.run` lists its files.
+
+        Returns:
+            The person's entry in results.json.
+
+        Raises:
+            InputError: the photo or the folder cannot be used.
+            UnlearningError: a loss or a measure is not finite.
+        """
+        hashes = self._networks.hashes
+        who = self._evaluate.who(person)
+        training = fingerprint.of_training(self._config, who, hashes)
+        entry = folder.results()
+        if entry and entry["ids"] == self._evaluate.ids(training):
+            self._console.say(
+                f"{person.title} is already done with these settings: {folder.path}"
+            )
+            return entry
+        stored, photo = folder.stored(training), None
+        if stored is None:
+            photo = self._unlearn(person, who, folder, training)
+            stored = folder.load()  # so that the measures are of what is on disk
+        folder.clean_up(training)
+        return self._evaluate.measure(person, who, folder, stored, photo)
+
+    def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
+        settings = self._config.parallel
+        if devices is None or settings.devices or settings.over != "latents":
+            return
+        used, available = len(devices.devices), len(sharding.devices_of(0))
+        if used < available:
+            self._console.say(
+                f"{used} of {available} devices share each step, because the adjacent"
+                " and global latents do not divide over more (config.parallel)"
+            )
+
+    def close(self) -> None:
+        """Lets the other processes end."""
+        self._train.close()
+
+    def _unlearn(
+        self, person: Person, who: str, folder: PersonFolder, training: str
+    ) -> np.ndarray | None:
+        """Trains and stores the result; returns the person's aligned photo."""
+        codes, skipped, photo = self._latents(person)
+        folder.prepare()
+        config = self._config
+        self._console.say(
+            f"forgetting {person.title} ({config.name},"
+            f" {self._networks['generator'].resolution} px,"
+            f" {config.training.steps} steps, target {config.target.name!r});"
+            f" results go to {folder.path}"
+        )
+        with folder.step_log(training) as log:
+            try:
+                unlearned = self._train(
+                    codes.w_u,
+                    codes.w_target,
+                    on_step=log,
+                    state=folder.train_state(training, config.training.save_every),
+                )
+            except UnlearningError:
+                log.drop()
+                raise
+        record = TrainingRecord(
+            config=config.fields,
+            training=training,
+            person=person.title,
+            who=who,
+            generator=self._networks.hashes["generator"],
+            skipped=skipped,
+            seconds=round(log.seconds, 1),
+        )
+        folder.finish(unlearned, codes, record)
+        return photo

@@ -1,0 +1,128 @@
+"""The interface of a face generator, and the one pass from latents to images.
+
+StyleGAN2 and MobileStyleGAN implement it; a 3D generator adds a camera as `view`. All
+code generates images through `synthesize` or `ImagePass`, so a camera needs to be
+passed in one place only.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from guide_jax import batching
+from guide_jax.models.network import jitted
+from guide_jax.models.shapes import Array
+
+# Training changes the leaves of this type in the synthesis network.
+TRAINABLE = nnx.Param
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A face generator.
+
+    Attributes:
+        kind: the generator's name in `models.NETWORKS`.
+        resolution: side of the image in pixels.
+        z_dim: Z, length of the mapping's input.
+        w_dim: D, length of a style vector.
+        num_ws: L, the number of style vectors.
+        mapping: a network (z `[N, Z]`, psi) -> w `[N, L, D]`, with the mean code
+            `w_avg`.
+        synthesis: a network (w `[N, L, D]`, dtype, **view) -> images `[N, H, W, 3]`,
+            and a dict of activations by name.
+        feature_name: name of the activation that the last output head reads, which the
+            loss compares.
+    """
+
+    kind: str
+    resolution: int
+    z_dim: int
+    w_dim: int
+    num_ws: int
+    mapping: Any
+    synthesis: Any
+
+    @property
+    def feature_name(self) -> str:
+        """The name of the activation that the loss compares."""
+        ...
+
+
+class Synthesized(NamedTuple):
+    """The output of a synthesis network.
+
+    Attributes:
+        images: `[N, H, W, 3]`, approximately in [-1, 1], not clipped.
+        features: the activation that the last output head reads, `[N, h, w, C]`.
+    """
+
+    images: Float[Array, "N H W 3"]
+    features: Float[Array, "N h w C"]
+
+
+def synthesize(
+    synthesis: Any,
+    w: Float[Array, "... L D"],
+    *,
+    dtype: jax.typing.DTypeLike | None = None,
+    **view: Array,
+) -> Synthesized:
+    """Runs a synthesis network.
+
+    Args:
+        synthesis: a generator's synthesis network.
+        w: latents `[N, L, D]`.
+        dtype: dtype of the convolutions; None for the parameters' dtype.
+        view: camera arguments, for generators that have a camera.
+    """
+    images, activations = synthesis(w, dtype=dtype, **view)
+    return Synthesized(images, activations[synthesis.feature_name])
+
+
+class ImagePass:
+    """A compiled pass from latents to images, for generators of one architecture.
+
+    Weights are arguments, so the original and every unlearned copy share one program.
+    """
+
+    def __init__(self, generator: Generator, batch: int):
+        """Prepares the pass.
+
+        Args:
+            generator: any generator of the architecture.
+            batch: number of images in one pass.
+        """
+        graph, _ = nnx.split(generator.synthesis)
+        self.batch = batch
+
+        @jax.jit
+        def images(state: nnx.State, w: jax.Array) -> jax.Array:
+            return synthesize(nnx.merge(graph, state), w).images
+
+        self._images = images
+
+    def __call__(
+        self,
+        generator: Generator,
+        w: Float[Array, "N L D"] | Float[np.ndarray, "N L D"],
+    ) -> Float[np.ndarray, "N H W 3"]:
+        """Generates images `[N, H, W, 3]` from latents `[N, L, D]`."""
+        state = nnx.state(generator.synthesis)
+        return batching.in_batches(
+            lambda part: self._images(state, part), self.batch, np.asarray(w)
+        )
+
+
+def make_mapping(generator: Generator, psi: float = 1.0) -> Callable:
+    """Returns a jitted function from z `[N, Z]` to w `[N, L, D]`, truncated by psi."""
+    return jitted(generator.mapping, lambda mapping, z: mapping(z, psi=psi))
+
+
+def z_of_seed(seed: int, z_dim: int) -> Float[np.ndarray, "1 Z"]:
+    """Returns a seed's z `[1, Z]`, float32, which is the same on every machine."""
+    return np.random.default_rng(seed).standard_normal((1, z_dim)).astype(np.float32)

@@ -1,0 +1,85 @@
+"""Writes a person's pictures: `before_after.png`, and each image on its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from guide_jax.faces.photos import to_uint8
+from guide_jax.storage.atomic import writing
+
+TILE = 192  # side of an image in `before_after.png`, in pixels
+GAP = 8
+LINE = 22
+LABELS = "photo", "reconstruction before", "before", "after", "target"
+INK, PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def before_after(
+    path: Path,
+    person: Mapping[str, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray],
+    caption: str,
+) -> None:
+    """Writes a picture that shows one person's unlearning.
+
+    Args:
+        path: path of the PNG file.
+        person: label -> image `[H, W, 3]`, for the first row from left to right.
+        others: other people before and after, each `[N, H, W, 3]`.
+        caption: one line of text at the top.
+    """
+    rows = [
+        ("", dict(person)),
+        ("other people, before", _numbered(others[0])),
+        ("other people, after", _numbered(others[1])),
+    ]
+    columns = max(len(images) for _, images in rows)
+    width = GAP + columns * (TILE + GAP)
+    height = LINE + GAP + len(rows) * (LINE + TILE + GAP)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    draw.text((GAP, GAP // 2), caption, INK, font)
+    top = LINE + GAP
+    for title, images in rows:
+        draw.text((GAP, top), title, INK, font)
+        for i, (label, image) in enumerate(images.items()):
+            left = GAP + i * (TILE + GAP)
+            if not title:
+                draw.text((left, top), label, INK, font)
+            tile = Image.fromarray(to_uint8(image))
+            tile = tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left, top + LINE))
+        top += LINE + TILE + GAP
+    _save(sheet, path)
+
+
+def _numbered(images: np.ndarray) -> dict[str, np.ndarray]:
+    return {str(i): image for i, image in enumerate(images)}
+
+
+def save_images(folder: Path, images: Mapping[str, np.ndarray]) -> None:
+    """Writes images `[H, W, 3]` as PNG files, with numbers and labels as names.
+
+    An earlier run's files with labels in `LABELS` are removed; other files stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [label.replace(" ", "_") for label in LABELS]
+    for old in folder.glob("[1-9]_*.png"):
+        if old.stem[2:] in names:
+            old.unlink()
+    for i, (label, image) in enumerate(images.items(), 1):
+        path = folder / f"{i}_{label.replace(' ', '_')}.png"
+        _save(Image.fromarray(to_uint8(image)), path)
+
+
+def label_of(path: Path) -> str:
+    """Returns the label of a file that `save_images` wrote."""
+    return path.stem[2:].replace("_", " ")  # drops the number in "1_before"
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with writing(path) as part:
+        image.save(part, "PNG")

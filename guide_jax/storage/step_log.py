@@ -1,0 +1,51 @@
+"""The log of a training run: a line of JSON for each step."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from guide_jax.storage.atomic import write_text
+
+
+class StepLog:
+    """Writes a line for each step, only once for steps that a resumed run repeats.
+
+    Attributes:
+        path: path of the file.
+        seconds: training time so far in seconds, including interrupted runs.
+    """
+
+    def __init__(self, path: Path):
+        """Reads the lines of an interrupted run, if there are any."""
+        self.path, self.seconds = path, 0.0
+        self._started = time.monotonic()
+        self._earlier = path.read_text().splitlines() if path.exists() else []
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "StepLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def __call__(self, step: int, terms: Mapping[str, float]) -> None:
+        """Writes a step's line."""
+        if self._file is None:
+            self._file = self._open(step)
+        self.seconds = self._offset + time.monotonic() - self._started
+        line = {"step": step, **terms, "seconds": round(self.seconds, 2)}
+        print(json.dumps(line), file=self._file, flush=True)
+
+    def _open(self, step: int) -> IO[str]:
+        kept = self._earlier[:step]  # leaves out a last line that may be cut off
+        self._offset = json.loads(kept[-1])["seconds"] if kept else 0.0
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        return self.path.open("a")
+
+    def drop(self) -> None:
+        """Removes the file."""
+        self.__exit__()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""What a step needs besides the latents: split networks, weights, optimizer, state."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from guide_jax.config_types import Compute, LossWeights
+from guide_jax.models.generator import TRAINABLE, Generator
+from guide_jax.training.losses import FLOAT32, LossNetworks
+
+Tree = Any
+
+
+@dataclass(frozen=True, eq=False)
+class StepContext:
+    """Everything a step needs besides the student: split networks, weights, optimizer.
+
+    Attributes:
+        graph: structure of the synthesis network.
+        source: the original's trainable parameters, which do not change.
+        frozen: leaves that are not trained (stored noise).
+        loss_networks: (graph, leaves) of LPIPS and the identity encoder.
+        mapping: (graph, leaves) of the frozen mapping network.
+        z_dim: Z, length of the mapping's input.
+        optimizer: Adam.
+        weights: the losses' weights.
+        compute: numerical settings (dtype, LPIPS resolution).
+    """
+
+    graph: nnx.GraphDef
+    source: Tree
+    frozen: Tree
+    loss_networks: tuple[nnx.GraphDef, Tree]
+    mapping: tuple[nnx.GraphDef, Tree]
+    z_dim: int
+    optimizer: optax.GradientTransformation
+    weights: LossWeights
+    compute: Compute
+
+    def constants(self) -> dict[str, Tree]:
+        """Returns the frozen leaves, which the step takes as an argument.
+
+        XLA would fold arrays that a jitted function closes over, which takes minutes.
+        """
+        return {
+            "source": self.source,
+            "frozen": self.frozen,
+            "loss_networks": self.loss_networks[1],
+            "mapping": self.mapping[1],
+        }
+
+
+def make_context(
+    generator: Generator,
+    loss_networks: LossNetworks,
+    weights: LossWeights,
+    learning_rate: float,
+    compute: Compute = FLOAT32,
+) -> StepContext:
+    """Splits a generator for training; the student starts as a copy of `source`."""
+    # mypy does not accept `...` as a filter.
+    split: Any = nnx.split
+    graph, source, frozen = split(generator.synthesis, TRAINABLE, ...)
+    return StepContext(
+        graph=graph,
+        source=source,
+        frozen=frozen,
+        loss_networks=nnx.split(nnx.Dict(loss_networks._asdict())),
+        mapping=nnx.split(generator.mapping),
+        z_dim=generator.z_dim,
+        optimizer=optax.adam(learning_rate),
+        weights=weights,
+        compute=compute,
+    )
+
+
+def initial_state(context: StepContext, source: Tree) -> tuple[Tree, Tree]:
+    """Returns (student, opt_state) before the first step.
+
+    The student is a copy, because the step overwrites it.
+    """
+    return _initial_state(context.optimizer, source)
+
+
+# Jitted, so that one program handles all leaves, on whichever devices they are.
+@partial(jax.jit, static_argnums=0)
+def _initial_state(
+    optimizer: optax.GradientTransformation, source: Tree
+) -> tuple[Tree, Tree]:
+    return jax.tree.map(jnp.copy, source), optimizer.init(source)

@@ -1,0 +1,623 @@
+"""Runs for one person and for several: what they do, skip, resume and reject."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from configs import default
+from guide_jax.config import read
+from guide_jax.config_types import Compute, LossWeights, PairWeights, Sampling, Training
+from guide_jax.console import Console
+from guide_jax.errors import InputError, UnlearningError
+from guide_jax.experiment import evaluate, unlearn
+from guide_jax.experiment import modes as experiment
+from guide_jax.experiment.evaluate import EvaluateJob
+from guide_jax.experiment.unlearn import UnlearnJob
+from guide_jax.latents import LatentFinder
+from guide_jax.metrics import judges
+from guide_jax.models.generator import z_of_seed
+from guide_jax.people import Person
+from guide_jax.storage import run_folder
+from guide_jax.storage.network_file import read_about
+from guide_jax.storage.run_folder import PersonFolder
+from guide_jax.storage.step_log import StepLog
+from guide_jax.training.sharding import DeviceGroup
+
+SEED = Person("seed_5", "seed 5", seed=5)
+
+
+def settings(**changes):
+    config = default.get_config()
+    config.steps, config.save_every = 6, 2
+    config.parallel.devices = 1
+    config.evaluate.others, config.evaluate.shown = 4, 2
+    config.optimizer.learning_rate = 0.01
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def networks():
+    loss = tiny.loss_networks()
+    return {
+        "generator": tiny.generator(8),
+        "encoder": tiny.encoder(num_ws=4),
+        "lpips": loss.lpips,
+        "identity": loss.identity,
+        "judge": tiny.identity(1),
+    }
+
+
+def job(networks, config=None, make=UnlearnJob, **more):
+    """Returns the callable that a mode runs for each person."""
+    return make(read(config or settings()), tiny.networks(**networks), **more)
+
+
+@pytest.fixture(scope="module")
+def first(networks, tmp_path_factory):
+    """Returns a job, and the folder and the results entry of its first person."""
+    work, folder = job(networks), tmp_path_factory.mktemp("first")
+    return work, folder, work(SEED, PersonFolder(folder))
+
+
+class Killed(BaseException):
+    """Stands for a kill signal: nothing catches it."""
+
+
+def without_seconds(results):
+    return {name: value for name, value in results.items() if name != "seconds"}
+
+
+def record_trainings(monkeypatch, work):
+    """Returns a list to which each further training of `work` is added."""
+    trainings = []
+    train = work._train
+
+    def recording(*args, **kwargs):
+        trainings.append(args)
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(work, "_train", recording)
+    return trainings
+
+
+def copy_of(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# What one person's run does ----------------------------------------------------------
+
+
+def test_every_training_field_reaches_the_trainer(networks, monkeypatch, tmp_path):
+    config = settings(
+        **{
+            "seed": 11,
+            "steps": 12,
+            "save_every": 13,
+            "gradient_accumulation": "always",
+            "compute": "bfloat16",
+            "precision": "high",
+            "optimizer.learning_rate": 0.013,
+            "loss.psi": 0.14,
+            "loss.lpips_resolution": 4,
+            "loss.local.weight": 1.5,
+            "loss.local.mse_weight": 1.6,
+            "loss.local.lpips_weight": 1.7,
+            "loss.local.id_weight": 1.8,
+            "loss.adjacency.weight": 2.5,
+            "loss.adjacency.mse_weight": 2.6,
+            "loss.adjacency.lpips_weight": 2.7,
+            "loss.adjacency.id_weight": 2.8,
+            "loss.adjacency.count": 3,
+            "loss.adjacency.alpha_max": 3.5,
+            "loss.global_.weight": 4.5,
+            "loss.global_.count": 5,
+        }
+    )
+    init_args, call_args = {}, {}
+
+    class Recorder:
+        def __init__(self, generator, loss_networks, settings, **kwargs):
+            init_args.update(
+                kwargs, networks=(generator, *loss_networks), settings=settings
+            )
+
+        def __call__(self, w_u, w_target, **kwargs):
+            call_args.update(kwargs)
+            raise UnlearningError("enough")
+
+    monkeypatch.setattr(unlearn, "Trainer", Recorder)
+    devices, console = DeviceGroup(), Console(4)
+    work = job(networks, config, devices=devices, console=console)
+    with pytest.raises(UnlearningError, match="enough"):
+        work(SEED, PersonFolder(tmp_path))
+    assert init_args == {
+        "networks": tuple(networks[x] for x in ("generator", "lpips", "identity")),
+        "settings": Training(
+            steps=12,
+            seed=11,
+            learning_rate=0.013,
+            weights=LossWeights(
+                PairWeights(mse=1.6, lpips=1.7, identity=1.8, total=1.5),
+                PairWeights(mse=2.6, lpips=2.7, identity=2.8, total=2.5),
+                4.5,
+            ),
+            sampling=Sampling(3, 5, alpha_max=3.5, psi=0.14),
+            compute=Compute("bfloat16", "high", 4),
+            gradient_accumulation="always",
+            save_every=13,
+        ),
+        "devices": devices,
+        "console": console,
+    }
+    assert call_args["state"].every == 13
+
+
+def test_a_sampled_person_is_the_mapped_z_of_the_seed(first, networks):
+    _, folder, _ = first
+    z = z_of_seed(5, 8)
+    w = tiny.jitted(networks["generator"].mapping, lambda m, z: m(z), z)
+    with np.load(folder / "codes.npz") as codes:
+        np.testing.assert_allclose(codes["w_u"], w, rtol=1e-5, atol=1e-5)
+        assert codes["tests"].shape == (0, 4, 7)
+
+
+def test_results_metrics_and_images_are_written(first):
+    _, folder, results = first
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored["people"] == [results]
+    assert stored["mean"]["measures"]["id"] == results["measures"]["id"]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [line["step"] for line in lines] == list(range(6))
+    assert lines[0]["seconds"] > 0  # includes the compilation
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == ["1_before.png", "2_after.png", "3_target.png"]
+    assert not (folder / ".checkpoint").exists()
+    assert not list(folder.glob("*.part"))
+    with np.load(folder / "embeddings.npz") as faces:
+        cosine = float(faces["before"] @ faces["after"])
+    assert results["measures"]["id"] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_a_photo_is_compared_with_its_reconstruction_and_other_photos_are_tested(
+    networks, tmp_path
+):
+    photos = [save_noise(tmp_path / f"{i}.png", i) for i in range(3)]
+    work = job(networks)
+    person = Person("a", "a", photo=photos[0], tests=tuple(photos[1:]))
+    results = work(person, PersonFolder(tmp_path / "work"))
+    assert results["inversion"].keys() == {"id", "lpips"}
+    assert -1 <= results["measures"]["id_others"] < 1
+    with np.load(tmp_path / "work" / "codes.npz") as codes:
+        assert codes["tests"].shape == (2, 4, 7)
+        assert np.any(codes["tests"][0] != codes["tests"][1])
+    # Other test photos make it a different run.
+    trainings = []
+    work._train = lambda *args, **kwargs: trainings.append(args) or 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        work(person._replace(tests=()), PersonFolder(tmp_path / "work"))
+    assert trainings
+
+
+def save_noise(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_unusable_test_photos_are_noted_and_left_out(networks, tmp_path):
+    photo, test = (save_noise(tmp_path / f"{i}.png", i) for i in range(2))
+    bad = tmp_path / "bad.png"
+    bad.write_text("no photo")
+    person = Person("a", "a", photo=photo, tests=(bad, test))
+    results = job(networks)(person, PersonFolder(tmp_path / "w"))
+    assert results["notes"][0].startswith(f"left out: {bad}: not a readable image")
+    assert "id_others" in results["measures"]
+    with np.load(tmp_path / "w" / "codes.npz") as codes:
+        assert codes["tests"].shape == (1, 4, 7)
+
+
+def test_fid_and_an_aligning_judge_are_used_when_the_config_says_so(
+    networks, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(judges, "detect", lambda mtcnn, image: [])
+    more = {"inception": tiny.inception(), "detector": "mtcnn"}
+    changes = {"evaluate.fid_samples": 5, "evaluate.align": "mtcnn"}
+    config = settings(cache=str(tmp_path / "cache"), **changes)
+    work = job(networks | more, config)
+    results = work(SEED, PersonFolder(tmp_path / "work"))
+    assert results["measures"]["fid_samples"] == 5
+    assert results["measures"]["fid_pre"] >= 0
+    assert "delta_fid_real" not in results["measures"]
+    assert (results["measures"]["id"], results["measures"]["id_kept"]) == (None, None)
+    assert results["measures"]["no_face"] == 2 + 2 * 4
+    text = (tmp_path / "work" / "results.json").read_text()
+    assert json.loads(text)["people"][0]["measures"]["id"] is None
+
+
+# What is reused ----------------------------------------------------------------------
+
+
+def test_a_finished_person_is_skipped(first, monkeypatch, capsys):
+    work, folder, results = first
+    trainings = record_trainings(monkeypatch, work)
+    monkeypatch.setattr(work._evaluate, "measure", None)
+    assert work(SEED, PersonFolder(folder)) == results
+    assert trainings == []
+    assert (
+        f"seed 5 is already done with these settings: {folder}"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("change", [{"evaluate.others": 3}, {"evaluate.seed": 9}])
+def test_changed_measure_settings_need_no_new_training(
+    first, networks, tmp_path, monkeypatch, change
+):
+    _, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    work = job(networks, settings(**change))
+    trainings = record_trainings(monkeypatch, work)
+    again = work(SEED, PersonFolder(folder))
+    assert trainings == []
+    assert again["measures"]["id"] == pytest.approx(results["measures"]["id"], abs=1e-6)
+    assert again["measures"]["lpips_kept"] != results["measures"]["lpips_kept"]
+
+
+@pytest.mark.parametrize("change", [{"steps": 7}, {"seed": 3}, {"source.psi": 0.5}])
+def test_changed_training_settings_train_again(first, networks, tmp_path, change):
+    _, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    again = job(networks, settings(**change))(SEED, PersonFolder(folder))
+    assert again["measures"]["lpips_person"] != results["measures"]["lpips_person"]
+    assert again["ids"]["training"] != results["ids"]["training"]
+
+
+def test_changed_network_weights_train_again(first, networks, tmp_path, monkeypatch):
+    _, folder, _ = first
+    folder = copy_of(folder, tmp_path)
+    work = job(networks | {"identity": tiny.identity(7)})
+    trainings = record_trainings(monkeypatch, work)
+    work(SEED, PersonFolder(folder))
+    assert len(trainings) == 1
+
+
+def test_evaluate_measures_again_without_training(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    (folder / "results.json").unlink()
+    trainings = record_trainings(monkeypatch, work)
+    assert without_seconds(
+        work._evaluate(SEED, PersonFolder(folder))
+    ) == without_seconds(results)
+    assert trainings == []
+    shutil.rmtree(folder / "generator")
+    with pytest.raises(InputError, match="no complete result is stored there"):
+        work._evaluate(SEED, PersonFolder(folder))
+
+
+def test_evaluate_rejects_results_of_another_person_or_generator(first, networks):
+    work, folder, _ = first
+    other = Person("seed_6", "seed 6", seed=6)
+    with pytest.raises(InputError, match="holds the result of seed 5, which is not"):
+        work._evaluate(other, PersonFolder(folder))
+    changed = job(networks | {"generator": tiny.generator(8, seed=9)})
+    with pytest.raises(InputError, match="holds the result of seed 5, which is not"):
+        changed._evaluate(SEED, PersonFolder(folder))
+    assert (folder / "results.json").exists()
+
+
+def test_measuring_again_keeps_the_training_settings(first, networks, tmp_path):
+    _, folder, _ = first
+    folder = copy_of(folder, tmp_path)
+    work = job(networks, settings(steps=99, **{"evaluate.others": 3}))
+    results = work._evaluate(SEED, PersonFolder(folder))
+    assert results["measures"]["people_kept"] == 3
+    config = json.loads((folder / "results.json").read_text())["config"]
+    assert config["steps"] == 6
+    assert config["evaluate"]["others"] == 3
+
+
+def test_codes_of_another_training_are_not_measured(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    other = Person("seed_6", "seed 6", seed=6)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_network", kill)
+        with pytest.raises(Killed):  # after saving codes, before the generator
+            work(other, PersonFolder(folder))
+    with pytest.raises(InputError, match="a different training than generator"):
+        work._evaluate(SEED, PersonFolder(folder))
+    trainings = record_trainings(monkeypatch, work)
+    assert without_seconds(work(SEED, PersonFolder(folder))) == without_seconds(results)
+    assert len(trainings) == 1
+
+
+def test_results_are_removed_before_the_files_they_describe_change(
+    first, tmp_path, monkeypatch
+):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.pictures, "before_after", kill)
+        with pytest.raises(Killed):
+            work._evaluate(SEED, PersonFolder(folder))
+    assert not (folder / "results.json").exists()
+    assert without_seconds(work(SEED, PersonFolder(folder))) == without_seconds(results)
+
+
+def test_a_damaged_generator_is_trained_again(first, tmp_path, monkeypatch):
+    work, folder, results = first
+    folder = copy_of(folder, tmp_path)
+    (folder / "results.json").unlink()
+    for file in (folder / "generator" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    trainings = record_trainings(monkeypatch, work)
+    assert without_seconds(work(SEED, PersonFolder(folder))) == without_seconds(results)
+    assert len(trainings) == 1
+
+
+# Interrupted runs --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["step", "save_network", "measure", "results"])
+def test_an_interrupted_run_resumes_to_the_same_results(
+    first, networks, tmp_path, monkeypatch, where
+):
+    _, whole, results = first
+    work = job(networks)
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    if where == "step":
+        call = StepLog.__call__
+
+        def kill_at_step_5(self, step, terms):
+            return kill() if step == 5 else call(self, step, terms)
+
+        monkeypatch.setattr(StepLog, "__call__", kill_at_step_5)
+    elif where == "save_network":
+        monkeypatch.setattr(run_folder, "save_network", kill)
+    elif where == "measure":
+        monkeypatch.setattr(PersonFolder, "clean_up", kill)
+    else:
+        monkeypatch.setattr(run_folder, "write_json", kill)
+    with pytest.raises(Killed):
+        work(SEED, PersonFolder(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+    monkeypatch.undo()
+    trainings = record_trainings(monkeypatch, work)
+    steps = []
+    call = StepLog.__call__
+    monkeypatch.setattr(
+        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+    )
+    again = work(SEED, PersonFolder(tmp_path))
+    assert without_seconds(again) == without_seconds(results)
+    assert steps == {"step": [4, 5], "save_network": [4, 5]}.get(where, [])
+    assert len(trainings) == (1 if steps else 0)
+    for name in ("metrics.jsonl", "embeddings.npz", "codes.npz"):
+        if name != "metrics.jsonl":
+            assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+        else:
+            resumed, uninterrupted = (
+                [json.loads(line) for line in (f / name).read_text().splitlines()]
+                for f in (tmp_path, whole)
+            )
+            assert [without_seconds(x) for x in resumed] == [
+                without_seconds(x) for x in uninterrupted
+            ]
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_an_interrupted_run_with_other_settings_is_not_resumed(
+    networks, tmp_path, monkeypatch
+):
+    work = job(networks)
+
+    def kill_at_step_5(self, step, terms):
+        if step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "__call__", kill_at_step_5)
+        with pytest.raises(Killed):
+            work(SEED, PersonFolder(tmp_path))
+    assert (tmp_path / ".checkpoint").exists()
+    steps = []
+    call = StepLog.__call__
+    monkeypatch.setattr(
+        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+    )
+    job(networks, settings(seed=1))(SEED, PersonFolder(tmp_path))
+    assert steps == list(range(6))
+
+
+def test_results_of_a_run_with_several_people_are_not_the_folder_s_person_s(
+    many, tmp_path
+):
+    """All three runs use the same folder."""
+    many(**{"source.seed": 5})
+    many(**{"source.count": 2})
+    work = tmp_path / "work"
+    assert PersonFolder(work).results() is None
+    (work / "results.json").write_text("[]")
+    assert PersonFolder(work).results() is None
+    summary = many(**{"source.seed": 0})
+    assert summary == json.loads((work / "results.json").read_text())
+    assert [entry["title"] for entry in summary["people"]] == ["seed 0"]
+    assert read_about(work / "generator")["person"] == "seed 0"
+
+
+# What version 0.1.0 wrote -------------------------------------------------------------
+
+OLD = Path(__file__).parents[1] / "data" / "run_0_1_0"
+
+
+def test_a_result_of_0_1_0_is_measured_again_without_training(
+    first, tmp_path, monkeypatch
+):
+    work, _, results = first
+    folder = copy_of(OLD / "done", tmp_path)
+    old = json.loads((folder / "results.json").read_text())
+    trainings = record_trainings(monkeypatch, work)
+    again = work(SEED, PersonFolder(folder))
+    assert trainings == []
+    assert again["ids"] == results["ids"]
+    for name, value in again["measures"].items():
+        assert value == pytest.approx(old[name], abs=1e-5), name
+    assert work._evaluate(SEED, PersonFolder(folder))["measures"] == again["measures"]
+
+
+def test_an_interrupted_training_of_0_1_0_resumes(first, tmp_path, monkeypatch):
+    work, _, results = first
+    folder = copy_of(OLD / "interrupted", tmp_path)
+    steps, call = [], StepLog.__call__
+    monkeypatch.setattr(
+        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+    )
+    resumed = work(SEED, PersonFolder(folder))
+    assert steps == [4, 5]
+    for name, value in results["measures"].items():
+        assert resumed["measures"][name] == pytest.approx(value, abs=1e-5), name
+
+
+# Several people ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(networks, monkeypatch, tmp_path):
+    made = tiny.networks(**networks)
+    monkeypatch.setattr(experiment, "load_networks", lambda config: made)
+
+    def run(mode="unlearn", **changes):
+        return experiment.run(settings(**changes), tmp_path / "work", mode)
+
+    return run
+
+
+def test_each_person_gets_a_folder_and_one_table_lists_all(many, tmp_path, capsys):
+    summary = many(**{"source.seeds": (2, 5, 2), "parallel.devices": 0})
+    assert "2 of 8 devices share each step" in capsys.readouterr().out
+    work = tmp_path / "work"
+    assert [row["title"] for row in summary["people"]] == ["seed 2", "seed 5"]
+    assert sorted(p.name for p in (work / "people").iterdir()) == ["seed_2", "seed_5"]
+    assert json.loads((work / "results.json").read_text()) == summary
+    header, *rows = (work / "results.csv").read_text().splitlines()
+    assert header.startswith("person,title,id,id_strangers,")
+    assert [row.split(",")[0] for row in rows] == ["seed_2", "seed_5"]
+    assert "2 people forgotten" in (work / "report.html").read_text()
+
+
+@pytest.mark.full
+def test_people_in_parallel_give_the_same_results_as_in_sequence(
+    many, networks, tmp_path, monkeypatch
+):
+    codes, used_devices = LatentFinder.__call__, []
+
+    def recording(self, person):
+        made = codes(self, person)
+        used_devices.append(made.w_u if person.photo else jax.numpy.zeros(1).device)
+        if person.seed == 1:
+            raise InputError("nobody")
+        return made
+
+    monkeypatch.setattr(LatentFinder, "__call__", recording)
+    changes = {"source.count": 5, "steps": 3, "evaluate.others": 3}
+    tables = []
+    for over, devices in (("latents", 1), ("people", 3)):
+        parallel = {"parallel.over": over, "parallel.devices": devices}
+        with pytest.raises(UnlearningError, match=r"1 of 5 people failed.*nobody"):
+            many(**changes, **parallel)
+        tables.append((tmp_path / "work/results.csv").read_bytes())
+        shutil.rmtree(tmp_path / "work")
+    assert tables[0] == tables[1]
+    assert tables[0].count(b"\n") == 6
+    assert set(used_devices[5:]) == set(jax.devices()[:3])
+    assert set(used_devices[:5]) == {jax.devices()[0]}
+
+
+def test_one_failed_person_does_not_stop_the_rest(many, tmp_path, monkeypatch):
+    codes = LatentFinder.__call__
+
+    def fail(self, person):
+        if person.seed == 1:
+            raise InputError("a bad photo,\nof two lines")
+        return codes(self, person)
+
+    monkeypatch.setattr(LatentFinder, "__call__", fail)
+    with pytest.raises(UnlearningError) as caught:
+        many(**{"source.count": 3})
+    assert "1 of 3 people failed, the rest are done: seed 1 (a bad photo, of" in str(
+        caught.value
+    )
+    *_, last = (tmp_path / "work" / "results.csv").read_text().splitlines()
+    assert last.startswith(",seed 1,")
+    assert last.endswith('"a bad photo, of two lines"')
+    summary = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert [row["title"] for row in summary["people"]] == ["seed 0", "seed 2"]
+    assert "a bad photo, of two lines" in (tmp_path / "work/report.html").read_text()
+
+
+def test_bad_photos_in_a_folder_are_listed_and_the_rest_done(many, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        save_noise(photos / f"{i}.png", i)
+    (photos / "0.png").write_text("no photo")
+    whole = (photos / "3.png").read_bytes()
+    (photos / "3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnlearningError, match="2 of 5 people failed, the rest are"):
+        many(**{"source.image": str(photos)})
+    text = (tmp_path / "work" / "results.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["title"] for row in rows] == [
+        "1.png", "2.png", "4.png", "0.png", "3.png"
+    ]  # fmt: skip
+    assert [bool(row["fault"]) for row in rows] == [False] * 3 + [True] * 2
+    assert "not a readable image" in rows[3]["fault"]
+
+
+def test_an_unexpected_error_does_not_stop_the_rest(many, monkeypatch):
+    measure = EvaluateJob.measure
+
+    def fail(self, person, *args):
+        if person.seed == 0:
+            raise RuntimeError("out of\nmemory")
+        return measure(self, person, *args)
+
+    monkeypatch.setattr(EvaluateJob, "measure", fail)
+    with pytest.raises(UnlearningError, match=r"seed 0 .RuntimeError: out of memory"):
+        many(**{"source.count": 2})
+
+
+def test_results_inside_the_photo_folder_are_rejected(many, tmp_path):
+    save_noise(tmp_path / "face.png", 0)
+    with pytest.raises(InputError, match="inside the photos' folder"):
+        many(**{"source.image": str(tmp_path)})
+    assert [path.name for path in tmp_path.iterdir()] == ["face.png"]
+
+
+def test_an_unknown_mode_is_rejected(many):
+    with pytest.raises(InputError, match="--mode=x: choose one of unlearn, evaluate"):
+        many("x")

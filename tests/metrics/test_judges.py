@@ -1,0 +1,109 @@
+"""The identity judges: cropping, aligning and external (external_judges.py)."""
+
+import numpy as np
+import pytest
+import tiny
+
+from guide_jax.errors import InputError
+from guide_jax.faces.detect import Face
+from guide_jax.metrics import external_judges, judges
+from guide_jax.metrics.judges import Faces
+from guide_jax.models import arcface
+
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+
+
+def faces(embeddings, found):
+    return Faces(np.float32(embeddings), np.array(found))
+
+
+def test_a_cropping_judge_finds_a_face_in_every_image():
+    encoder = tiny.identity()
+    judged = judges.cropping_judge(encoder, 2)(IMAGES)
+    wanted = tiny.jitted(encoder, arcface.embed, IMAGES)
+    np.testing.assert_allclose(judged.embeddings, wanted, atol=1e-6)
+    assert judged.found.tolist() == [True] * 3
+
+
+def test_an_aligning_judge_embeds_the_detected_face(monkeypatch):
+    encoder = tiny.identity()
+    points = np.float32([[4, 5], [11, 5], [8, 8], [5, 11], [10, 11]])
+    detect_inputs = []
+
+    def detect(mtcnn, image):
+        detect_inputs.append(image)
+        return [Face(np.zeros(4), 1.0, points)] if len(detect_inputs) != 2 else []
+
+    monkeypatch.setattr(judges, "detect", detect)
+    judged = judges.aligning_judge(encoder, "mtcnn", 2)(IMAGES)
+    assert [image.dtype for image in detect_inputs] == [np.uint8] * 3
+    assert judged.found.tolist() == [True, False, True]
+    assert not judged.embeddings[1].any()
+    crop = judges.align_arcface(detect_inputs[2], points, 8)
+    wanted = tiny.jitted(encoder, lambda m, x: m(x), crop[None])
+    np.testing.assert_allclose(judged.embeddings[2:], wanted, atol=1e-6)
+
+
+def test_similarities_use_only_images_with_faces():
+    a = faces([[1, 0], [0, 1], [1, 0]], [True, True, True])
+    b = faces([[1, 0], [0, 0], [0, 1]], [True, False, True])
+    np.testing.assert_allclose(judges.similarity(a, b), [1, 0])
+    np.testing.assert_allclose(judges.strangers(a), [0, 1, 0])
+    np.testing.assert_allclose(judges.strangers(b), [0])
+    assert judges.strangers(faces([[1, 0]], [True])).size == 0
+
+
+# External -----------------------------------------------------------------------------
+
+
+class Middle:
+    """An external encoder: embeds the mean colour, and finds a face in red images."""
+
+    files = ("middle.dat",)
+
+    def __init__(self, folder):
+        if (folder / "middle.dat").read_text() == "damaged":
+            raise RuntimeError("Error deserializing")
+
+    def __call__(self, image):
+        assert image.shape == (256, 256, 3)
+        assert image.dtype == np.uint8
+        assert image.flags.c_contiguous
+        return image.mean((0, 1)), bool(image[..., 0].mean() > 128)
+
+
+@pytest.fixture
+def middle(monkeypatch, tmp_path):
+    monkeypatch.setitem(external_judges.ENCODERS, "middle", Middle)
+    (tmp_path / "external").mkdir()
+    (tmp_path / "external" / "middle.dat").write_text("whole")
+    return tmp_path / "external"
+
+
+def test_an_external_judge_gets_images_averaged_to_256_pixels(middle):
+    images = np.zeros((2, 512, 512, 3), np.float32)
+    images[0, ::2] = 0.5
+    images[1, ..., 0] = -1
+    judged = external_judges.judge("middle", middle)(images)
+    np.testing.assert_allclose(np.linalg.norm(judged.embeddings, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(judged.embeddings[0], np.full(3, 3**-0.5), atol=1e-3)
+    assert judged.found.tolist() == [True, False]
+
+
+def test_external_judge_mistakes_give_a_one_line_error(middle, monkeypatch):
+    with pytest.raises(InputError, match="names 'nobody'; choose from dlib, facenet"):
+        external_judges.judge("nobody", middle)
+    (middle / "middle.dat").write_text("damaged")
+    with pytest.raises(InputError, match=r"cannot be read .Error deserializing"):
+        external_judges.judge("middle", middle)
+    (middle / "middle.dat").unlink()
+    with pytest.raises(InputError, match=r"middle\.dat: no such file.*convert --pypi"):
+        external_judges.judge("middle", middle)
+    (middle / "middle.dat").write_text("whole")
+
+    def absent(self, folder):
+        raise ImportError("No module named 'middle'")
+
+    monkeypatch.setattr(Middle, "__init__", absent)
+    with pytest.raises(InputError, match=r"No module named 'middle'.*\[judges\]"):
+        external_judges.judge("middle", middle)

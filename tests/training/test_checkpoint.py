@@ -1,0 +1,59 @@
+"""Saving, loading and dropping train states."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guide_jax.training.checkpoint import TrainStateStore
+
+STATE = {"step": np.asarray(3), "x": {"y": jnp.arange(4.0)}}
+FRESH = {"step": np.asarray(0), "x": {"y": jnp.zeros(4)}}
+
+
+def test_a_saved_state_is_loaded_only_by_its_owner(tmp_path):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    assert store.load(FRESH) is FRESH
+    store.save(STATE)
+    found = store.load(FRESH)
+    assert int(found["step"]) == 3
+    np.testing.assert_array_equal(found["x"]["y"], STATE["x"]["y"])
+    assert TrainStateStore(tmp_path / "state", "you", 2).load(FRESH) is FRESH
+    store.save(STATE | {"step": np.asarray(5)})
+    assert int(store.load(FRESH)["step"]) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    store.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_threads_can_save_states_at_once(tmp_path):
+    def save_repeatedly(person):
+        store = TrainStateStore(tmp_path / person / "state", person, 1)
+        for step in range(10):
+            store.save(STATE | {"step": np.asarray(step)})
+            assert int(store.load(FRESH)["step"]) == step
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(save_repeatedly, "abcd"))
+
+
+def test_a_damaged_state_is_ignored(tmp_path):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    store.save(STATE)
+    for file in (tmp_path / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    assert store.load(FRESH) is FRESH
+
+
+@pytest.mark.parametrize("name", [".state.part", "state.part", "state.old"])
+def test_a_state_is_recovered_after_an_interrupted_rename(tmp_path, name):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    store.save(STATE)
+    leftover = tmp_path / name
+    (tmp_path / "state").rename(leftover)
+    found = int(store.load(FRESH)["step"])
+    assert found == (0 if name.startswith(".") else 3)
+    store.drop()
+    assert leftover.exists() == name.startswith(".")
