@@ -1,6 +1,6 @@
 """Turns a checked ConfigDict into the dataclasses of `config_types.py`.
 
-Only `main.py`, this module and `experiment/` handle ConfigDicts.
+Only `main.py`, the `config` modules and `experiment/` handle ConfigDicts.
 """
 
 import importlib.util

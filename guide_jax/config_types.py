@@ -1,6 +1,6 @@
 """A run's settings, as plain dataclasses.
 
-`config.py` creates and checks them. `configs/default.py` explains each field and holds
+`config.py` creates them. `configs/default.py` explains each field and holds
 every default; its field names are used here unless noted.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-# The defaults of these three are neutral; those of a run are in configs/default.py.
+# The defaults of the weights and of `Compute` are neutral; see configs/default.py.
 @dataclass(frozen=True)
 class PairWeights:
     """Weights of the three terms that compare a pair of images, and of their sum."""

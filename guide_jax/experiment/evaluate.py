@@ -9,10 +9,10 @@ from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.latents import LatentFinder
-from guide_jax.metrics import external_judges
+from guide_jax.metrics import judges
 from guide_jax.metrics.evaluator import Evaluator
 from guide_jax.metrics.fid import FidMeasure
-from guide_jax.metrics.judges import Judge, aligning_judge, cropping_judge
+from guide_jax.metrics.judges import Judge
 from guide_jax.people import Person
 from guide_jax.reports import pictures
 from guide_jax.reports.summary import Done, summarise
@@ -67,7 +67,7 @@ class EvaluateJob:
                 console=self._console,
             )
         made_of = self._fid.made_of if self._fid else None
-        files = external_judges.files_of(settings.external, settings.external_folder)
+        files = judges.files_of(settings.external, settings.external_folder)
         self._measures = fingerprint.of_measures(
             config, networks.hashes, files, made_of
         )
@@ -77,12 +77,12 @@ class EvaluateJob:
         settings, judge = self._config.evaluate, self._networks["judge"]
         if settings.align == "mtcnn":
             detector = self._networks["detector"]
-            first = aligning_judge(judge, detector, settings.batch)
+            first = judges.aligning_judge(judge, detector, settings.batch)
         else:
-            first = cropping_judge(judge, settings.batch)
+            first = judges.cropping_judge(judge, settings.batch)
         folder = settings.external_folder
         further = {
-            name: external_judges.judge(name, folder) for name in settings.external
+            name: judges.external_judge(name, folder) for name in settings.external
         }
         return {MAIN_JUDGE: first} | further
 

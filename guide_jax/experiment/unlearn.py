@@ -67,7 +67,7 @@ class UnlearnJob:
 
         Args:
             person: the person to forget.
-            folder: the folder for the results; `experiment.run.run` lists its files.
+            folder: the folder for the results; `experiment.modes.run` lists its files.
 
         Returns:
             The person's entry in results.json.

@@ -12,8 +12,9 @@ import jinja2
 from PIL import Image
 
 from guide_jax.reports import plots
+from guide_jax.reports.columns import Cells, Column, cells
 from guide_jax.reports.pictures import label_of
-from guide_jax.reports.summary import Cells, Column, Done, cells
+from guide_jax.reports.summary import Done
 from guide_jax.reports.terminal import summary_rows
 from guide_jax.storage.run_folder import METRICS, PICTURES
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from guide_jax.metrics.measures import INVERSION, MEASURES, Measure
+from guide_jax.reports.columns import Column, cells
 from guide_jax.storage.fingerprint import SCHEMA
 from guide_jax.storage.run_folder import EMBEDDINGS
 
@@ -44,57 +44,6 @@ class Failed(NamedTuple):
 
     title: str
     fault: str
-
-
-class Column(NamedTuple):
-    """A table's column: a measure by the first or a further judge, or of an inversion.
-
-    Attributes:
-        name: the measure's name.
-        judge: the further judge's name, or "" for the first judge.
-        inversion: whether the measure compares a photo with its reconstruction.
-    """
-
-    name: str
-    judge: str = ""
-    inversion: bool = False
-
-    @property
-    def label(self) -> str:
-        """Returns the column's label, such as "id", "facenet.id" or "inversion.id"."""
-        group = "inversion" if self.inversion else self.judge
-        return f"{group}.{self.name}" if group else self.name
-
-    @property
-    def measure(self) -> Measure:
-        """Returns the measure's entry in the registry."""
-        return (INVERSION if self.inversion else MEASURES)[self.name]
-
-    @property
-    def meaning(self) -> str:
-        """Returns a description of the column's values."""
-        return self.measure.describe(self.judge)
-
-
-Cells = dict[Column, float | int | None]
-
-
-def cells(entry: Mapping[str, Any]) -> Cells:
-    """Returns the values in an entry of `people`, or in `mean` or `deviation`.
-
-    They are in the registry's order; further judges' values follow the first judge's.
-    """
-    measures, judges = entry["measures"], entry.get("judges", {})
-    found: Cells = {}
-    for name in MEASURES:
-        if name in measures:
-            found[Column(name)] = measures[name]
-        for judge, values in judges.items():
-            if name in values:
-                found[Column(name, judge)] = values[name]
-    for name, value in entry.get("inversion", {}).items():
-        found[Column(name, inversion=True)] = value
-    return found
 
 
 def _nested(values: Mapping[Column, float]) -> dict[str, dict]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from guide_jax.metrics.measures import ID_TARGETS
-from guide_jax.reports.summary import Column, cells
+from guide_jax.reports.columns import Column, cells
 
 Row = tuple[str, str, str]  # label, value, meaning
 

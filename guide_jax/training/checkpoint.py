@@ -1,4 +1,7 @@
-"""Train states on disk, so that an interrupted training run resumes."""
+"""Train states on disk, so that an interrupted training run resumes.
+
+`trainer.py` says what a state holds and when it is saved.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The identity judges: cropping, aligning and external (external_judges.py)."""
+"""The identity judges: cropping, aligning and external (judges.py)."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tiny
 
 from guide_jax.errors import InputError
 from guide_jax.faces.detect import Face
-from guide_jax.metrics import external_judges, judges
+from guide_jax.metrics import judges
 from guide_jax.metrics.judges import Faces
 from guide_jax.models import arcface
 
@@ -74,7 +74,7 @@ class Middle:
 
 @pytest.fixture
 def middle(monkeypatch, tmp_path):
-    monkeypatch.setitem(external_judges.ENCODERS, "middle", Middle)
+    monkeypatch.setitem(judges.ENCODERS, "middle", Middle)
     (tmp_path / "external").mkdir()
     (tmp_path / "external" / "middle.dat").write_text("whole")
     return tmp_path / "external"
@@ -84,7 +84,7 @@ def test_an_external_judge_gets_images_averaged_to_256_pixels(middle):
     images = np.zeros((2, 512, 512, 3), np.float32)
     images[0, ::2] = 0.5
     images[1, ..., 0] = -1
-    judged = external_judges.judge("middle", middle)(images)
+    judged = judges.external_judge("middle", middle)(images)
     np.testing.assert_allclose(np.linalg.norm(judged.embeddings, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(judged.embeddings[0], np.full(3, 3**-0.5), atol=1e-3)
     assert judged.found.tolist() == [True, False]
@@ -92,13 +92,13 @@ def test_an_external_judge_gets_images_averaged_to_256_pixels(middle):
 
 def test_external_judge_mistakes_give_a_one_line_error(middle, monkeypatch):
     with pytest.raises(InputError, match="names 'nobody'; choose from dlib, facenet"):
-        external_judges.judge("nobody", middle)
+        judges.external_judge("nobody", middle)
     (middle / "middle.dat").write_text("damaged")
     with pytest.raises(InputError, match=r"cannot be read .Error deserializing"):
-        external_judges.judge("middle", middle)
+        judges.external_judge("middle", middle)
     (middle / "middle.dat").unlink()
     with pytest.raises(InputError, match=r"middle\.dat: no such file.*convert --pypi"):
-        external_judges.judge("middle", middle)
+        judges.external_judge("middle", middle)
     (middle / "middle.dat").write_text("whole")
 
     def absent(self, folder):
@@ -106,4 +106,4 @@ def test_external_judge_mistakes_give_a_one_line_error(middle, monkeypatch):
 
     monkeypatch.setattr(Middle, "__init__", absent)
     with pytest.raises(InputError, match=r"No module named 'middle'.*\[judges\]"):
-        external_judges.judge("middle", middle)
+        judges.external_judge("middle", middle)

