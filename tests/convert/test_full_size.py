@@ -72,7 +72,7 @@ def check_codes(golden, encoder, generator):
     images = nhwc(golden.input("img256"))
     codes = tiny.jitted(encoder, lambda encoder, x: encoder(x), images)
     golden.check("codes_no_avg", codes, atol=5e-5)
-    w = codes + encoder.w_avg[...]
+    w = codes + encoder.w_avg[...][None]
     golden.check("codes", w, atol=5e-5)
     image = tiny.jitted(generator, lambda m, w: m.synthesis(w)[0], w[:1])
     pooled = jax.jit(resample.average_pool, static_argnums=1)(image, 256)
