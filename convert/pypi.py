@@ -67,7 +67,7 @@ PACKAGES = (
         members=tuple(f"facenet_pytorch/data/{net}net.pt" for net in "pro"),
     ),
 )
-# External judges, used unconverted by `guide_jax/metrics/external_encoders.py`.
+# External judges, used unconverted by `guide_jax/metrics/judges.py`.
 JUDGES = (
     Package(
         "face_recognition_models",

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distill import WORK, faces
-from guide_jax.metrics.external_encoders import Dlib, FaceNet
+from guide_jax.metrics.judges import Dlib, FaceNet
 
 
 class Teachers:
