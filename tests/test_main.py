@@ -32,16 +32,8 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 def networks(tmp_path_factory):
     """Returns the files of tiny networks by role; LPIPS comes from the bundle."""
     folder = tmp_path_factory.mktemp("networks")
-    made = {
-        "generator": tiny.mobile(),
-        "encoder": tiny.encoder(num_ws=8),
-        "identity": tiny.identity(0),
-        "judge": tiny.identity(1),
-    }
-    for role, network in made.items():
-        save_network(folder / f"{role}.npz", network)
     save_network(folder / "other_encoder.npz", tiny.encoder(num_ws=5))
-    return {role: folder / f"{role}.npz" for role in made}
+    return tiny.save_small_run(folder)
 
 
 @pytest.fixture

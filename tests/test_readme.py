@@ -41,16 +41,8 @@ BUNDLED = "python main.py --config=configs/demo_128.py"
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Returns config field -> file of small networks; LPIPS is the bundle's."""
-    folder = tmp_path_factory.mktemp("networks")
-    made = {
-        "generator": tiny.mobile(),
-        "encoder": tiny.encoder(num_ws=8),
-        "identity": tiny.identity(0),
-        "judge": tiny.identity(1),
-    }
-    for role, network in made.items():
-        save_network(folder / f"{role}.npz", network)
-    return {f"networks.{role}.path": str(folder / f"{role}.npz") for role in made}
+    paths = tiny.save_small_run(tmp_path_factory.mktemp("networks"))
+    return {f"networks.{role}.path": str(path) for role, path in paths.items()}
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,14 @@ def test_the_example_unlearns_measures_and_exports(tmp_path):
     spec = importlib.util.spec_from_file_location("forget_one", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    made = {
-        "generator": tiny.generator(32),
-        "identity": tiny.identity(0),
-        "judge": tiny.identity(1),
-    }
+    paths = tiny.save(
+        tmp_path / "small",
+        generator=tiny.generator(32),
+        identity=tiny.identity(0),
+        judge=tiny.identity(1),
+    )
     changes = {"steps": 2, "evaluate.others": 2, "evaluate.shown": 2}
-    for role, network in made.items():
-        guide_jax.save_network(tmp_path / "small" / f"{role}.npz", network)
-        changes[f"networks.{role}.path"] = str(tmp_path / "small" / f"{role}.npz")
+    changes |= {f"networks.{role}.path": str(path) for role, path in paths.items()}
     measures = example.main(tmp_path, **changes)
     assert measures["people_kept"] == 2
     assert measures["lpips_person"] > 0

@@ -16,6 +16,7 @@ from guide_jax.models.network import jitted as make_jitted
 from guide_jax.models.stylegan2 import StyleGAN2
 from guide_jax.models.w_encoder import WEncoder
 from guide_jax.storage.locate import Networks
+from guide_jax.storage.network_file import save_network
 from guide_jax.training.losses import LossNetworks
 
 
@@ -199,3 +200,21 @@ def networks(**by_role):
         for role, x in by_role.items()
     }
     return Networks(by_role, hashes)
+
+
+def save(folder, **by_role):
+    """Saves networks to `folder/ROLE.npz`; returns role -> path."""
+    for role, network in by_role.items():
+        save_network(folder / f"{role}.npz", network)
+    return {role: folder / f"{role}.npz" for role in by_role}
+
+
+def save_small_run(folder):
+    """Saves what a run needs but LPIPS, at 32 pixels; returns role -> path."""
+    return save(
+        folder,
+        generator=mobile(),
+        encoder=encoder(num_ws=8),
+        identity=identity(0),
+        judge=identity(1),
+    )
