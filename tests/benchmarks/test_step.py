@@ -61,8 +61,9 @@ def ours():
 
 
 @pytest.mark.parametrize("name", step.TORCH)
-def test_the_torch_step_matches_ours(name, ours):
-    pytest.importorskip("torch")
+def test_the_torch_step_matches_ours(name, request):
+    pytest.importorskip("torch")  # before `ours`, which takes half a minute
+    ours = request.getfixturevalue("ours")
     from benchmarks import torch_step
 
     p = problem()

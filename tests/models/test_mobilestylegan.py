@@ -159,7 +159,9 @@ def test_noise_is_stored_but_not_trained_and_can_be_disabled(small):
     assert not any(np.allclose(noisy[name], plain[name]) for name in noisy)
 
 
-def test_bfloat16_is_close_to_float32_and_images_stay_float32(small):
+def test_bfloat16_is_close_to_float32_and_images_stay_float32():
+    # Wide enough for rounding errors to average out, whatever XLA fuses.
+    small = tiny.mobile(channels=(32, 32, 16))
     graph, state, rest = nnx.split(small.synthesis, nnx.Param, ...)
     w = w_of(0, 2)
 

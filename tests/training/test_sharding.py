@@ -77,11 +77,11 @@ def run(devices, kind="whole", counts=(8, 8), codes=1):
     [
         (2, "whole", (8, 8), 1),
         pytest.param(4, "whole", (8, 8), 1, marks=FULL),
-        (8, "whole", (8, 8), 1),
+        pytest.param(8, "whole", (8, 8), 1, marks=FULL),
         pytest.param(2, "whole", (0, 2), 1, marks=FULL),
         pytest.param(2, "whole", (2, 0), 1, marks=FULL),
         (4, "whole", (8, 8), 3),
-        (1, "accumulating", (8, 8), 1),
+        pytest.param(1, "accumulating", (8, 8), 1, marks=FULL),
         pytest.param(4, "accumulating", (8, 8), 1, marks=FULL),
         (4, "accumulating", (8, 8), 3),
     ],
@@ -115,7 +115,7 @@ def collectives(program, *args):
     return [found[1] for found in COLLECTIVE.finditer(text)]
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(8, marks=FULL)])
 def test_the_only_collective_of_a_step_is_one_all_reduce(devices):
     step, student, opt_state, rest = prepare(devices, (8, 8))
     found = collectives(step, student, opt_state, *rest, np.int32(0))

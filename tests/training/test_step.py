@@ -236,6 +236,7 @@ def relative_error(ours, wanted):
     return float(optax.tree.norm(error) / optax.tree.norm(wanted))
 
 
+@pytest.mark.full
 def test_golden_guide_step_2d_tiny_in_bfloat16():
     """The loss and gradient are close; the state kept between steps is float32."""
     _, grads, students, terms = golden_run(losses.Compute("bfloat16"))
