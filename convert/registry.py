@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert import arcface, e4e, inception, lpips, mobilestylegan, mtcnn, stylegan2
+from convert import (
+    arcface,
+    dlib_file,
+    e4e,
+    inception,
+    lpips,
+    mobilestylegan,
+    mtcnn,
+    stylegan2,
+)
 from convert.rules import Bundle, Family, StateDict
 
 FAMILIES: tuple[Family, ...] = (
@@ -19,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     inception.INCEPTION,
     mtcnn.FACENET,
     mtcnn.INSIGHTFACE,
+    dlib_file.FAMILY,
 )
 BUNDLES: tuple[Bundle, ...] = (e4e.BUNDLE,)
 

@@ -1,8 +1,8 @@
 """Scripts that made the demo's bundled weights; each file is a rerunnable command.
 
-Run them in this order: perceptual, faces, teachers, generator, samples, identity (once
-per teacher), encoder, student. The bundle's README gives the command lines.
-Intermediate data goes to `distill_work/` in the current folder.
+Run them in this order: perceptual, faces, judge, teachers, generator, samples,
+identity, encoder, student. The bundle's README gives the command lines. Intermediate
+data goes to `distill_work/` in the current folder.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ WORK = Path("distill_work")
 def store(path: Path, network: nnx.Module, about: Mapping[str, Any]) -> None:
     """Saves a network in the bundle's format: float16 rounded to 6 bits of mantissa.
 
-    The rounding keeps the bundle within 32 MB.
+    The rounding keeps the bundle within 48 MB.
 
     Args:
         path: the file to write.

@@ -181,7 +181,7 @@ def main():
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--image_steps", type=int, default=180)
     args = parser.parse_args()
-    names = "mobilestylegan_128", "lpips_alex", "identity_dlib", "identity_facenet"
+    names = "mobilestylegan_128", "lpips_alex", "identity_facenet", "judge_dlib"
     *others, judge = (load_network(BUNDLE / f"{name}.npz") for name in names)
     generator, lpips, _ = others
     samples = Samples(np.asarray(generator.mapping.w_avg[...]))

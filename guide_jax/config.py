@@ -94,6 +94,7 @@ def read(fields: ConfigDict | Config) -> Config:
             compute=Compute(fields.compute, fields.precision, loss.lpips_resolution),
             gradient_accumulation=fields.gradient_accumulation,
             save_every=fields.save_every,
+            codes_per_step=fields.source.codes_per_step,
         ),
         evaluate=Evaluate(
             **dict(evaluate.items())

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from guide_jax import target
 from guide_jax.errors import InputError
 from guide_jax.faces.align import ALIGNMENTS
+from guide_jax.faces.variants import ALTERATIONS
 
 COMPUTE = ("float32", "bfloat16")
 PRECISIONS = ("default", "high", "highest")
@@ -146,5 +147,10 @@ def _check_choices(fields: ConfigDict) -> None:
             raise InputError(
                 f"config.source.seeds holds {seed!r}; seeds are whole numbers from 0"
             )
+    if source.variants > len(ALTERATIONS):
+        raise InputError(
+            f"config.source.variants is {source.variants}; there are at most"
+            f" {len(ALTERATIONS)}"
+        )
     if not source.image and not source.seeds and not source.count:
         raise InputError("config.source.count is 0; at least one person is needed")

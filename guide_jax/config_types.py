@@ -80,6 +80,8 @@ class Training:
         compute: numerical settings of a step.
         gradient_accumulation: "auto", "always" or "never".
         save_every: steps between two checkpoints; 0 for none.
+        codes_per_step: how many of a person's codes each step takes, in turn; 0 for
+            all.
     """
 
     steps: int
@@ -90,6 +92,7 @@ class Training:
     compute: Compute
     gradient_accumulation: str
     save_every: int
+    codes_per_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class Refine:
 
     steps: int
     learning_rate: float
+    id_weight: float
+    prior_weight: float
+    layers_weight: float
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,11 @@ class Source:
     seeds: tuple[int, ...]
     psi: float
     align: str
+    photos_per_person: int
+    held_out: int
+    variants: int
+    codes_per_step: int
+    accept_doubt: bool
     refine: Refine
 
 

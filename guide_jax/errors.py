@@ -8,5 +8,12 @@ class InputError(ValueError):
     """
 
 
+class DoubtError(InputError):
+    """A photo's reconstruction, or another photo, seems to show somebody else.
+
+    `main.py` prints the message and exits with code 3.
+    """
+
+
 class UnlearningError(RuntimeError):
     """The run cannot continue; `main.py` prints the message and exits with code 1."""

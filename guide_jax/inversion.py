@@ -1,10 +1,12 @@
 """Inverts photos: finds the code from which the generator reproduces the person.
 
-See section 3.1 of the paper.
+See section 3.1 of the paper. The encoder gives a first code; refinement then searches
+near the latents of the generator's own people, because codes far from them can show
+anybody, and their neighbourhoods represent the person poorly.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,22 @@ import numpy as np
 import optax
 from flax import nnx
 
+from guide_jax.config_types import Refine
 from guide_jax.console import Console
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.models.generator import Generator, synthesize
+from guide_jax.models import arcface
+from guide_jax.models.generator import Generator, make_mapping, synthesize
 from guide_jax.models.network import jitted
+from guide_jax.models.ops import LEAKY_SLOPE
+from guide_jax.training.losses import LossNetworks
+
+PEOPLE = 10_000  # random people from whom the prior is estimated
+# Directions in which people vary less than this fraction of the largest standard
+# deviation are treated as if they varied that much. They hardly change the image.
+SMALLEST_SPREAD = 0.05
+START = 2.0  # starting codes are clipped to this many standard deviations
+CHECK_EVERY = 10  # steps between two updates of the progress bar
+PATIENCE, LEAST_GAIN = 30, 0.01  # stops if the error fell by less than 1 % in 30 steps
 
 
 def make_encode(
@@ -49,58 +63,146 @@ def make_encode(
     return encode
 
 
-def make_refine(
-    generator: Generator, lpips: nnx.Module, console: Console
-) -> Callable[[jax.Array, np.ndarray, int, float], jax.Array]:
-    """Returns a function (w, photo, steps, learning_rate) -> w that refines a code.
+class Prior(NamedTuple):
+    """Where a generator's people are in W.
 
-    Starting from the code `[1, L, D]`, Adam optimises the whole W+ code to minimise
-    LPIPS plus mean squared error between the generated image and the photo
-    `[1, H, W, 3]`. The best code found is returned, possibly the initial one. Refined
-    codes may leave the face manifold, so their neighbourhood represents the person less
-    well than the neighbourhood of the encoder's code.
+    Before the mapping network's last activation, a leaky ReLU, random people's latents
+    are nearly normally distributed (Zhu et al., arXiv 2012.09036). Whitened there, a
+    latent is a vector of standard deviations.
+
+    Attributes:
+        mean: mean latent before the activation, `[D]`.
+        axes: principal directions, unit rows, `[D, D]`.
+        spread: standard deviation along each direction, `[D]`.
+        w_avg: mean latent, `[D]`.
+        radius: random people's mean distance from it.
+    """
+
+    mean: jax.Array
+    axes: jax.Array
+    spread: jax.Array
+    w_avg: jax.Array
+    radius: jax.Array
+
+    def whiten(self, w: jax.Array) -> jax.Array:
+        """Maps latents `[..., D]` to standard deviations `[..., D]`."""
+        before = jnp.where(w < 0, w / LEAKY_SLOPE, w)
+        return (before - self.mean) @ self.axes.T / self.spread
+
+    def color(self, v: jax.Array) -> jax.Array:
+        """Inverts `whiten`."""
+        before = (v * self.spread) @ self.axes + self.mean
+        return jnp.where(before < 0, before * LEAKY_SLOPE, before)
+
+    def distance(self, w: np.ndarray) -> np.ndarray:
+        """Returns how far codes `[N, L, D]` are from the mean code, `[N]`.
+
+        The unit is random people's mean distance; the root mean square over the layers.
+        """
+        square = np.sum(np.square(w - np.asarray(self.w_avg)), axis=2)  # [N, L]
+        return np.sqrt(square.mean(axis=1)) / np.asarray(self.radius)
+
+
+_whiten = jax.jit(Prior.whiten)
+
+
+def make_prior(generator: Generator) -> Prior:
+    """Estimates where a generator's random people are, without truncation."""
+    z = np.random.default_rng(0).standard_normal((PEOPLE, generator.z_dim))
+    w = np.asarray(make_mapping(generator)(z.astype(np.float32)))[:, 0]
+    before = np.where(w < 0, w / LEAKY_SLOPE, w).astype(np.float64)
+    mean = before.mean(axis=0)
+    variance, axes = np.linalg.eigh(np.cov(before - mean, rowvar=False))
+    spread = np.sqrt(np.maximum(variance, 0))
+    spread = np.maximum(spread, SMALLEST_SPREAD * spread.max())
+    w_avg = w.mean(axis=0)
+    radius = np.linalg.norm(w - w_avg, axis=1).mean()
+    parts = mean, axes.T, spread, w_avg, radius
+    return Prior(*(jnp.asarray(x, jnp.float32) for x in parts))
+
+
+def make_refine(
+    generator: Generator,
+    networks: LossNetworks,
+    prior: Prior,
+    settings: Refine,
+    console: Console,
+) -> Callable[[jax.Array, np.ndarray], jax.Array]:
+    """Returns a function (w, photo) -> w that refines a code.
+
+    Starting from the code `[1, L, D]`, Adam minimises LPIPS plus mean squared error
+    plus weighted identity distance (1 - cosine) between the generated image and the
+    photo `[1, H, W, 3]`. The code is whitened by the prior. Its mean square (distance
+    from the mean code) and the mean square of its differences between layers (distance
+    from W) are penalised, so that the code stays where the generator has faces. The
+    search ends early when it no longer improves, and the best code is returned.
 
     Args:
         generator: the generator.
-        lpips: the LPIPS network.
+        networks: LPIPS and the identity encoder. A judge must not be used here.
+        prior: from `make_prior`.
+        settings: steps, learning rate and weights.
         console: shows the progress bar.
 
     Raises:
         UnlearningError: raised by the returned function if no error is finite.
     """
-    graph, state = nnx.split((generator.synthesis, lpips))
+    graph, state = nnx.split((generator.synthesis, nnx.Dict(networks._asdict())))
+    adam = optax.scale_by_adam(b2=0.99)
 
-    def error(w, state, photo):
-        synthesis, distance = nnx.merge(graph, state)
-        image = synthesize(synthesis, w).images
-        return distance(image, photo)[0] + jnp.mean((image - photo) ** 2)
+    def error(v, state, prior, photo):
+        synthesis, loss_networks = nnx.merge(graph, state)
+        image = synthesize(synthesis, prior.color(v)).images
+        cosine = jnp.sum(
+            arcface.embed(loss_networks["identity"], image)
+            * arcface.embed(loss_networks["identity"], photo)
+        )
+        between_layers = v - v.mean(axis=1, keepdims=True)
+        return (
+            loss_networks["lpips"](image, photo)[0]
+            + jnp.mean((image - photo) ** 2)
+            + settings.id_weight * (1 - cosine)
+            + settings.prior_weight * jnp.mean(v**2)
+            + settings.layers_weight * jnp.mean(between_layers**2)
+        )
 
     @jax.jit
-    def step(w, best, opt_state, state, photo, learning_rate):
-        value, grads = jax.value_and_grad(error)(w, state, photo)
+    def step(v, best, opt_state, state, prior, photo, learning_rate):
+        value, grads = jax.value_and_grad(error)(v, state, prior, photo)
         better = value < best[0]
         best = jax.tree.map(
-            lambda new, old: jnp.where(better, new, old), (value, w), best
+            lambda new, old: jnp.where(better, new, old), (value, v), best
         )
-        updates, opt_state = optax.scale_by_adam().update(grads, opt_state)
-        return w - learning_rate * updates, best, opt_state
+        updates, opt_state = adam.update(grads, opt_state)
+        return v - learning_rate * updates, best, opt_state
 
-    def refine(w, photo, steps, learning_rate):
-        opt_state = optax.scale_by_adam().init(w)
-        best = jnp.asarray(np.inf, jnp.float32), w
+    def refine(w, photo):
+        v = jnp.clip(_whiten(prior, jnp.asarray(w)), -START, START)
+        opt_state = adam.init(v)
+        best = jnp.asarray(np.inf, jnp.float32), v
+        steps, errors = settings.steps, [np.inf]
         with console.bar("refining the inversion", "step", steps) as bar:
             # One extra step, because each step measures the error before its update.
             for i in range(steps + 1):
-                w, best, opt_state = step(
-                    w, best, opt_state, state, photo, learning_rate
+                # Falls to zero over the last half, so that the search settles.
+                rate = settings.learning_rate * min(1.0, 2 * (1 - i / (steps + 1)))
+                v, best, opt_state = step(
+                    v, best, opt_state, state, prior, photo, np.float32(rate)
                 )
-                if i and (i % 10 == 0 or i == steps):
+                if i and (i % CHECK_EVERY == 0 or i == steps):
                     bar.update(i - bar.n)
-                    bar.set_postfix(error=f"{float(best[0]):.4f}")
+                    errors.append(float(best[0]))
+                    bar.set_postfix(error=f"{errors[-1]:.4f}")
+                    earlier = errors[max(0, len(errors) - 1 - PATIENCE // CHECK_EVERY)]
+                    if errors[-1] > (1 - LEAST_GAIN) * earlier:
+                        break
         if not np.isfinite(best[0]):
             raise UnlearningError(
                 "refining the inversion failed: the error is never finite"
             )
-        return best[1]
+        return _color(prior, best[1])
 
     return refine
+
+
+_color = jax.jit(Prior.color)

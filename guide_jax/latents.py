@@ -1,5 +1,6 @@
-"""Computes a person's latent code and its target."""
+"""Computes a person's latent codes and their target."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,17 +13,20 @@ from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError
 from guide_jax.faces.align import Prepared, prepare_photo
+from guide_jax.faces.variants import variants
 from guide_jax.models.generator import make_mapping, z_of_seed
 from guide_jax.people import Person
 from guide_jax.storage.locate import Networks
+from guide_jax.training.losses import LossNetworks
 
 
 class Codes(NamedTuple):
     """A person's latent codes.
 
     Attributes:
-        w_u: the codes to forget, `[P, L, D]`.
-        w_target: their targets, `[P, L, D]`.
+        w_u: the codes to forget, `[P, L, D]`: one for each photo that was used, then
+            those of altered copies.
+        w_target: their targets, `[P, L, D]`; all rows are equal.
         tests: the codes of the person's other photos, `[T, L, D]`.
     """
 
@@ -31,22 +35,41 @@ class Codes(NamedTuple):
     tests: np.ndarray
 
 
+class Photos(NamedTuple):
+    """Aligned photos, and where they come from.
+
+    Attributes:
+        paths: their files.
+        images: `[n, H, W, 3]` float32 in [-1, 1].
+    """
+
+    paths: tuple[Path, ...]
+    images: np.ndarray
+
+
 class Found(NamedTuple):
     """What a person's photos, or seed, gave.
 
     Attributes:
         codes: the person's.
-        skipped: a line for each test photo that could not be used.
-        photo: the aligned photo `[1, H, W, 3]`; None for a sampled person.
+        skipped: a line for each photo that could not be used.
+        photos: the photos from which the person is forgotten; empty for a sampled
+            person.
+        tests: the photos that test it.
     """
 
     codes: Codes
     skipped: list[str]
-    photo: np.ndarray | None
+    photos: Photos
+    tests: Photos
 
 
 class LatentFinder:
-    """Computes people's codes, with passes that are compiled once."""
+    """Computes people's codes, with passes that are compiled once.
+
+    Attributes:
+        prior: where the generator's people are; None without an encoder.
+    """
 
     def __init__(
         self, config: Config, networks: Networks, console: Console | None = None
@@ -65,45 +88,54 @@ class LatentFinder:
         self._generator = networks["generator"]
         self._detector = networks.get("detector")
         self._mapping = make_mapping(self._generator, config.source.psi)
+        self.prior: inversion.Prior | None = None
         if encoder := networks.get("encoder"):
+            self.prior = inversion.make_prior(self._generator)
             self._encode = inversion.make_encode(encoder, self._generator)
             self._refine = inversion.make_refine(
-                self._generator, networks["lpips"], self._console
+                self._generator,
+                LossNetworks(networks["lpips"], networks["identity"]),
+                self.prior,
+                config.source.refine,
+                self._console,
             )
 
     def __call__(self, person: Person) -> Found:
         """Inverts a person's photos, or maps the person's seed to a code.
 
         Raises:
-            InputError: the photo cannot be used, or the code has no target.
+            InputError: no photo can be used, or the code has no target.
             UnlearningError: refinement never reached a finite error.
         """
         generator = self._generator
-        tests, skipped = [], []
-        photo = None
-        if person.photo:
-            w_u, photo = self._invert(person.photo)
-            for path in person.tests:
-                try:
-                    tests.append(self._invert(path)[0])
-                except InputError as error:
-                    skipped.append(str(error))
+        nothing = np.zeros((0, generator.num_ws, generator.w_dim), np.float32)
+        if person.photos:
+            photos, skipped = self._read(person.photos)
+            tests, further = self.read(person.tests)
+            w_u = self._invert(photos.images)
+            mean: jax.Array = jnp.asarray(w_u.mean(axis=0, keepdims=True))
+            if len(w_u) == 1:
+                copies = variants(photos.images, self._config.source.variants)
+                w_u = np.concatenate([w_u, self._invert(copies, w_u)])
+            w_tests = self._invert(tests.images)
         else:
-            assert person.seed is not None  # a person has a photo or a seed
-            w_u = self._mapping(z_of_seed(person.seed, generator.z_dim))
+            assert person.seed is not None  # a person has photos or a seed
+            photos, skipped = self.read(())
+            tests, further = photos, []
+            mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
+            w_u, w_tests = np.asarray(mean), nothing
         settings = self._config.target
-        w_avg = generator.mapping.w_avg[...]
         w_target = target.TARGETS[settings.name](
-            jnp.asarray(w_u), w_avg, settings.distance
+            jnp.asarray(mean), generator.mapping.w_avg[...], settings.distance
         )
         if not np.isfinite(w_target).all():
             raise InputError(
                 "the person's code equals the mean code, so it has no direction to move"
                 " in; choose another config.source.seed, or config.source.psi above 0"
             )
-        none = np.zeros((0, generator.num_ws, generator.w_dim), np.float32)
-        codes = Codes(*map(np.asarray, (w_u, w_target, np.concatenate([none, *tests]))))
-        return Found(codes, skipped, photo)
+        w_targets = np.array(np.broadcast_to(w_target, w_u.shape))
+        codes = Codes(w_u, w_targets, w_tests)
+        return Found(codes, skipped + further, photos, tests)
 
     def random(self, seed: int, count: int) -> np.ndarray:
         """Returns random people's codes `[count, L, D]`, truncated by source.psi."""
@@ -115,12 +147,48 @@ class LatentFinder:
         side, align = self._generator.resolution, self._config.source.align
         return prepare_photo(path, self._detector, side, align)
 
-    def _invert(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        photo, note = self.photo(path)
-        if note:
-            self._console.say(note)
-        w = self._encode(photo)
-        refine = self._config.source.refine
-        if refine.steps:
-            w = self._refine(w, photo, refine.steps, refine.learning_rate)
-        return np.asarray(w), photo
+    def read(self, paths: Sequence[Path]) -> tuple[Photos, list[str]]:
+        """Reads and aligns photos.
+
+        Returns:
+            The usable photos, and a line for each of the others.
+        """
+        side = self._generator.resolution
+        used, images, skipped = [], [np.zeros((0, side, side, 3), np.float32)], []
+        for path in paths:
+            try:
+                image, note = self.photo(path)
+            except InputError as error:
+                skipped.append(str(error))
+                continue
+            if note:
+                self._console.say(note)
+            used.append(path)
+            images.append(image)
+        return Photos(tuple(used), np.concatenate(images)), skipped
+
+    def _read(self, paths: Sequence[Path]) -> tuple[Photos, list[str]]:
+        """Reads photos as `read` does; raises InputError if none can be used."""
+        photos, skipped = self.read(paths)
+        if not photos.paths:
+            raise InputError("; ".join(skipped))
+        return photos, skipped
+
+    def _invert(
+        self, photos: np.ndarray, start: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the codes of photos `[n, H, W, 3]`, one after another.
+
+        Args:
+            photos: aligned photos.
+            start: the code `[1, L, D]` from which refinement starts; by default, the
+                encoder's.
+        """
+        L, D = self._generator.num_ws, self._generator.w_dim
+        codes = [np.zeros((0, L, D), np.float32)]
+        for photo in np.split(photos, len(photos)) if len(photos) else ():
+            w = self._encode(photo)
+            if self._config.source.refine.steps:
+                w = self._refine(w if start is None else jnp.asarray(start), photo)
+            codes.append(np.asarray(w))
+        return np.concatenate(codes)

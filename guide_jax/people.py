@@ -17,14 +17,15 @@ class Person(NamedTuple):
         name: name of the person's folder and row, unique in a run.
         title: text for captions.
         seed: the seed of a sampled person; None if there is a photo.
-        photo: the photo from which the person is forgotten; None for a sampled person.
+        photos: the photos from which the person is forgotten; none for a sampled
+            person.
         tests: other photos of the person, on which forgetting is tested.
     """
 
     name: str
     title: str
     seed: int | None = None
-    photo: Path | None = None
+    photos: tuple[Path, ...] = ()
     tests: tuple[Path, ...] = ()
 
 
@@ -44,18 +45,18 @@ def list_people(source: Source) -> list[Person]:
         return [sampled(seed) for seed in dict.fromkeys(seeds)]
     path = Path(source.image)
     if source.scenario == "out_of_domain":
-        return _by_folder(path)
+        return _by_folder(path, source)
     if path.is_dir():
         photos = list_photos(path)
         names = _names([photo.relative_to(path) for photo in photos])
         pairs = zip(names, photos, strict=True)
-        return [Person(name, photo.name, photo=photo) for name, photo in pairs]
+        return [Person(name, photo.name, photos=(photo,)) for name, photo in pairs]
     if not path.is_file():
         raise InputError(f"{path}: no such photo; check --config.source.image")
-    return [Person(_names([Path(path.name)])[0], path.name, photo=path)]
+    return [Person(_names([Path(path.name)])[0], path.name, photos=(path,))]
 
 
-def _by_folder(path: Path) -> list[Person]:
+def _by_folder(path: Path, source: Source) -> list[Person]:
     """Treats each sub-folder, or the folder if it has none, as one person."""
     if not path.is_dir():
         raise InputError(
@@ -80,9 +81,13 @@ def _by_folder(path: Path) -> list[Person]:
     people = []
     names = _names([Path(folder.name) for folder in folders or [path.absolute()]])
     for name, folder in zip(names, folders or [path], strict=True):
-        first, *rest = list_photos(folder)
-        title = f"{folder.name}/{first.name}"
-        people.append(Person(name, title, photo=first, tests=tuple(rest)))
+        photos = tuple(list_photos(folder))
+        count = source.photos_per_person or len(photos) - source.held_out
+        count = min(max(1, count), len(photos))
+        title = f"{folder.name}/{photos[0].name}"
+        if count > 1:
+            title += f" and {count - 1} more"
+        people.append(Person(name, title, photos=photos[:count], tests=photos[count:]))
     return people
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError, UnlearningError
-from guide_jax.latents import LatentFinder
+from guide_jax.latents import Found, LatentFinder, Photos
 from guide_jax.metrics import judges
-from guide_jax.metrics.evaluator import Evaluator
+from guide_jax.metrics.calibration import Calibration, calibration_of
+from guide_jax.metrics.evaluator import Evaluator, Judged
 from guide_jax.metrics.fid import FidMeasure
-from guide_jax.metrics.judges import Judge
+from guide_jax.metrics.judges import Faces, Judge, similarity
 from guide_jax.people import Person
 from guide_jax.reports import pictures
 from guide_jax.reports.summary import Done, summarise
@@ -54,6 +55,7 @@ class EvaluateJob:
         self._generator = networks["generator"]
         self._latents = latents or LatentFinder(config, networks, self._console)
         settings = config.evaluate
+        self._external = judges.chosen(settings.external, settings.external_folder)
         self._evaluator = Evaluator(
             self._generator, networks["lpips"], self._judges(), settings.batch
         )
@@ -67,7 +69,7 @@ class EvaluateJob:
                 console=self._console,
             )
         made_of = self._fid.made_of if self._fid else None
-        files = judges.files_of(settings.external, settings.external_folder)
+        files = judges.files_of(self._external, settings.external_folder)
         self._measures = fingerprint.of_measures(
             config, networks.hashes, files, made_of
         )
@@ -81,10 +83,65 @@ class EvaluateJob:
         else:
             first = judges.cropping_judge(judge, settings.batch)
         folder = settings.external_folder
-        further = {
-            name: judges.external_judge(name, folder) for name in settings.external
-        }
+        further = {name: judges.external_judge(name, folder) for name in self._external}
         return {MAIN_JUDGE: first} | further
+
+    def _calibrated(self) -> tuple[str, Calibration] | None:
+        """Returns the first judge with known error rates on real photos."""
+        for name in (MAIN_JUDGE, *self._external):
+            network = self._networks["judge"] if name == MAIN_JUDGE else None
+            if calibration := calibration_of(name, network):
+                return name, calibration
+        return None
+
+    def images(self, w: np.ndarray) -> np.ndarray:
+        """Returns the original generator's images of codes `[N, L, D]`."""
+        return self._evaluator.images(self._generator, w)
+
+    def doubts(self, found: Found) -> list[str]:
+        """Returns why a person's photos may show, or give, somebody else.
+
+        It relies on the first judge whose error rates on real photos are known; without
+        one, there is nothing to say.
+        """
+        calibrated = self._calibrated()
+        if not found.photos.paths or calibrated is None:
+            return []
+        name, calibration = calibrated
+        rates = f"by {self._describe(name)}: {calibration.describe()}"
+        images = np.concatenate([found.photos.images, found.tests.images])
+        paths = (*found.photos.paths, *found.tests.paths)
+        photos = self._evaluator.judge(images)[name]
+        lines = []
+        own = self._evaluator.faces(self._generator, _of_photos(found))[name]
+        used = Faces(
+            photos.embeddings[: len(own.found)],
+            photos.found[: len(own.found)],
+            photos.floor,
+        )
+        values = similarity(used, own)
+        if not values.size or values.mean() < calibration.threshold:
+            value = f"{values.mean():.2f}" if values.size else "none"
+            lines.append(
+                f"{paths[0]}: the reconstruction is not this person (similarity"
+                f" {value} {rates})"
+            )
+        for i, path in enumerate(paths):
+            others = [
+                similarity(_row(photos, i), _row(photos, j))
+                for j in range(len(paths))
+                if j != i
+            ]
+            known = np.concatenate([*others, np.zeros(0)])
+            if known.size and known.max() < calibration.threshold:
+                lines.append(
+                    f"{path}: seems to show somebody else than the folder's other"
+                    f" photos (similarity {known.max():.2f} at most, {rates})"
+                )
+        return lines
+
+    def _describe(self, judge: str) -> str:
+        return self._networks["judge"].kind if judge == MAIN_JUDGE else judge
 
     def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
         """Measures the generator that is stored in a person's folder.
@@ -116,7 +173,7 @@ class EvaluateJob:
         who: str,
         folder: PersonFolder,
         stored: Stored,
-        photo: np.ndarray | None = None,
+        found: Found | None = None,
     ) -> dict[str, Any]:
         """Measures a stored generator and writes results and pictures to its folder.
 
@@ -125,7 +182,7 @@ class EvaluateJob:
             who: the person's hash, from `who`.
             folder: the person's folder.
             stored: its contents.
-            photo: the person's aligned photo; read from its file by default.
+            found: the person's photos; read from their files by default.
 
         Returns and raises the same as `__call__`.
         """
@@ -142,31 +199,33 @@ class EvaluateJob:
             f"measuring {len(self._w_others)} other people before and after"
         )
         kept = evaluator.kept(unlearned, self._w_others, config.evaluate.shown)
-        before = evaluator.judged(self._generator, codes.w_u)
-        after = evaluator.judged(unlearned, codes.w_u)
-        tests = None
-        if len(codes.tests):
-            tests = (
-                evaluator.faces(self._generator, codes.tests),
-                evaluator.faces(unlearned, codes.tests),
+        own, tests = self._photos(person, record.photos, found)
+        w_own = codes.w_u[: record.photos]
+        before = evaluator.judged(self._generator, w_own)
+        after = evaluator.judged(unlearned, w_own)
+        target = evaluator.judged(self._generator, codes.w_target[:1])
+        further, test_rows = {}, []
+        if own:
+            further["id_photo"] = own.faces, after.faces
+        if tests:
+            tests_before = evaluator.judged(self._generator, codes.tests)
+            tests_after = evaluator.judged(unlearned, codes.tests)
+            further["id_others"] = tests_before.faces, tests_after.faces
+            further["id_photo_others"] = tests.faces, tests_after.faces
+            test_rows = list(
+                zip(tests.images, tests_before.images, tests_after.images, strict=True)
             )
-        found = evaluator.compare(kept, (before, after), tests)
+        compared = evaluator.compare(kept, (before, after), further)
         if self._fid:
-            found["measures"] |= self._fid(unlearned)
-        _check_finite(found["measures"], *found["judges"].values())
-        target = evaluator.judged(self._generator, codes.w_target)
-        entry = {"person": person.name, "title": person.title, **found}
+            compared["measures"] |= self._fid(unlearned)
+        _check_finite(compared["measures"], *compared["judges"].values())
+        entry = {"person": person.name, "title": person.title, **compared}
         notes = [f"left out: {line}" for line in record.skipped]
         row = {"before": before.images[0]}
-        if person.photo:
-            if photo is None:
-                photo, _ = self._latents.photo(person.photo)
-            entry["inversion"] = evaluator.inversion(photo, before)
-            _check_finite(entry["inversion"])
-            notes += _low_similarity(
-                entry["inversion"]["id"], found["measures"]["id_strangers"]
-            )
-            row = {"photo": photo[0], "reconstruction before": before.images[0]}
+        if own:
+            entry["inversion"] = self._inversion(own, before, w_own)
+            notes += self._low_similarity(entry, compared["measures"]["id_strangers"])
+            row = {"photo": own.images[0], "reconstruction before": before.images[0]}
         row |= {"after": after.images[0], "target": target.images[0]}
         for note in notes:
             self._console.say(f"note: {note}")
@@ -175,10 +234,11 @@ class EvaluateJob:
         entry["seconds"] = {"training": record.seconds}
         # The stored training's settings, with the current settings of the measures.
         settings = record.config | {"evaluate": config.fields["evaluate"]}
-        pictures.save_images(folder.path / PICTURES, row)
+        pictures.save_images(folder.path / PICTURES, row, test_rows)
         pictures.before_after(
             folder.path / PICTURE,
             row,
+            test_rows,
             kept.shown,
             f"Forgetting {person.title}: {settings['steps']} steps,"
             f" target {settings['target']['name']!r}",
@@ -188,20 +248,79 @@ class EvaluateJob:
         embeddings = {
             name: each.embeddings[0] for name, each in faces.items() if each.found[0]
         }
-        folder.save_embeddings(embeddings)
+        floor = np.float32(faces["target"].floor)
+        folder.save_embeddings(embeddings | {"floor": floor})
         folder.save_results(summarise([Done(entry, folder.path)], [], settings))
         return entry
 
+    def _photos(
+        self, person: Person, count: int, found: Found | None
+    ) -> tuple[Judged | None, Judged | None]:
+        """Returns the person's photos and test photos, judged; None if there are none.
 
-def _low_similarity(own: float | None, strangers: float | None) -> list[str]:
-    """Returns a note if the photo's reconstruction hardly resembles the person."""
-    if own is None or strangers is None or own > (1 + strangers) / 2:
-        return []
-    return [
-        f"identity similarity between photo and reconstruction is only {own:.2f}"
-        f" (two strangers: {strangers:.2f}), so the wrong person may be forgotten; see"
-        " config.source.align and config.source.refine"
-    ]
+        Raises:
+            InputError: other photos can be read than when the person was forgotten.
+        """
+        if not person.photos:
+            return None, None
+        if found:
+            photos, tests = found.photos, found.tests
+        else:
+            photos, tests = (
+                self._latents.read(paths)[0] for paths in (person.photos, person.tests)
+            )
+        if len(photos.paths) != count:
+            raise InputError(
+                f"{person.title}: {len(photos.paths)} photos can be read, but {count}"
+                " were used when the person was forgotten; run --mode=unlearn again"
+            )
+
+        def judged(part: Photos) -> Judged | None:
+            if not part.paths:
+                return None
+            return Judged(part.images, self._evaluator.judge(part.images))
+
+        return judged(photos), judged(tests)
+
+    def _inversion(
+        self, photos: Judged, before: Judged, w: np.ndarray
+    ) -> dict[str, Any]:
+        inversion = self._evaluator.inversion(photos, before)
+        assert self._latents.prior is not None  # photos need an encoder
+        inversion["from_mean"] = float(self._latents.prior.distance(w).mean())
+        numbers = {name: x for name, x in inversion.items() if name != "judges"}
+        _check_finite(numbers, *inversion["judges"].values())
+        return inversion
+
+    def _low_similarity(
+        self, entry: Mapping[str, Any], strangers: float | None
+    ) -> list[str]:
+        """Returns a note if the photo's reconstruction hardly resembles the person."""
+        own, known = entry["inversion"]["id"], ""
+        if calibrated := self._calibrated():
+            name, calibration = calibrated
+            threshold, known = calibration.threshold, calibration.describe()
+            if name != MAIN_JUDGE:
+                own = entry["inversion"]["judges"][name]["id"]
+        elif strangers is not None:
+            threshold = (1 + strangers) / 2
+            known = f"two strangers: {strangers:.2f}"
+        if own is None or not known or own > threshold:
+            return []
+        return [
+            f"identity similarity between photo and reconstruction is only {own:.2f}"
+            f" ({known}), so the wrong person may be forgotten; see config.source.align"
+            " and config.source.refine"
+        ]
+
+
+def _of_photos(found: Found) -> np.ndarray:
+    """Returns the codes of the photos themselves, without those of altered copies."""
+    return found.codes.w_u[: len(found.photos.paths)]
+
+
+def _row(faces: Faces, i: int) -> Faces:
+    return Faces(faces.embeddings[i : i + 1], faces.found[i : i + 1], faces.floor)
 
 
 def _check_finite(*measures: Mapping[str, float | int | None]) -> None:

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import numpy as np
-
 from guide_jax.config_types import Config
 from guide_jax.console import Console
-from guide_jax.errors import UnlearningError
+from guide_jax.errors import DoubtError, UnlearningError
 from guide_jax.experiment.evaluate import EvaluateJob
-from guide_jax.latents import LatentFinder
+from guide_jax.latents import Found, LatentFinder
 from guide_jax.people import Person
+from guide_jax.reports import pictures
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks
-from guide_jax.storage.run_folder import PersonFolder, TrainingRecord
+from guide_jax.storage.run_folder import PICTURES, PersonFolder, TrainingRecord
 from guide_jax.training import sharding
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup
@@ -73,7 +72,8 @@ class UnlearnJob:
             The person's entry in results.json.
 
         Raises:
-            InputError: the photo or the folder cannot be used.
+            InputError: the photo or the folder cannot be used; DoubtError if photos or
+                reconstructions may show somebody else.
             UnlearningError: a loss or a measure is not finite.
         """
         hashes = self._networks.hashes
@@ -85,12 +85,12 @@ class UnlearnJob:
                 f"{person.title} is already done with these settings: {folder.path}"
             )
             return entry
-        stored, photo = folder.stored(training), None
+        stored, found = folder.stored(training), None
         if stored is None:
-            photo = self._unlearn(person, who, folder, training)
+            found = self._unlearn(person, who, folder, training)
             stored = folder.load()  # so that the measures are of what is on disk
         folder.clean_up(training)
-        return self._evaluate.measure(person, who, folder, stored, photo)
+        return self._evaluate.measure(person, who, folder, stored, found)
 
     def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
         settings = self._config.parallel
@@ -109,10 +109,12 @@ class UnlearnJob:
 
     def _unlearn(
         self, person: Person, who: str, folder: PersonFolder, training: str
-    ) -> np.ndarray | None:
-        """Trains and stores the result; returns the person's aligned photo."""
-        codes, skipped, photo = self._latents(person)
+    ) -> Found:
+        """Trains and stores the result; returns what the person's photos gave."""
+        found = self._latents(person)
+        codes = found.codes
         folder.prepare()
+        self._check(found, folder)
         config = self._config
         self._console.say(
             f"forgetting {person.title} ({config.name},"
@@ -137,8 +139,29 @@ class UnlearnJob:
             person=person.title,
             who=who,
             generator=self._networks.hashes["generator"],
-            skipped=skipped,
+            skipped=found.skipped,
             seconds=round(log.seconds, 1),
+            photos=max(1, len(found.photos.paths)),
+            tests=[path.name for path in found.tests.paths],
         )
         folder.finish(unlearned, codes, record)
-        return photo
+        return found
+
+    def _check(self, found: Found, folder: PersonFolder) -> None:
+        """Raises DoubtError if the photos or reconstructions may show somebody else."""
+        doubts = self._evaluate.doubts(found)
+        if not doubts:
+            return
+        if self._config.source.accept_doubt:
+            for line in doubts:
+                self._console.say(f"note: {line}")
+            return
+        made = self._evaluate.images(found.codes.w_u[:1])
+        row = {"photo": found.photos.images[0], "reconstruction before": made[0]}
+        pictures.save_images(folder.path / PICTURES, row)
+        raise DoubtError(
+            f"{'; '.join(doubts)}. {folder.path / PICTURES} shows photo and"
+            " reconstruction. Align the photo (--config.source.align=ffhq), refine it"
+            " longer (--config.source.refine.steps=400), use another photo, or another"
+            " generator; --config.source.accept_doubt=True continues anyway"
+        )

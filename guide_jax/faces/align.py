@@ -28,7 +28,7 @@ ALIGNMENTS = ("none", "ffhq")
 SMALLEST_FACE = 32  # pixels; smaller faces show a person too poorly
 # A photo counts as aligned if every corner of FFHQ's crop is at most this far from the
 # photo's corner, as a fraction of the photo's shorter side.
-ALIGNED = 0.12
+ALIGNED = 0.05
 # Faces smaller than this fraction of the photo's shorter side are not searched for,
 # because they are in the background. For 12 megapixels, this reduces detection to a
 # third of the time and half the memory.

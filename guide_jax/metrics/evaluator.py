@@ -130,14 +130,14 @@ class Evaluator:
         self,
         kept: Kept,
         person: tuple[Judged, Judged],
-        tests: tuple[Mapping[str, Faces], Mapping[str, Faces]] | None = None,
+        further: Mapping[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]],
     ) -> dict[str, Any]:
         """Computes the measures of one unlearned generator.
 
         Args:
             kept: other people, before and after.
             person: the forgotten person, before and after.
-            tests: embeddings of the person's other photos, before and after.
+            further: name of a measure -> the embeddings that it compares.
 
         Returns:
             "measures" (by the names in `metrics/measures.py`) and "judges" (each
@@ -146,10 +146,8 @@ class Evaluator:
         """
         own = person[0].faces, person[1].faces
         pairs: dict[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]]
-        pairs = {"id": own, "id_kept": (kept.before, kept.after)}
-        if tests:
-            pairs["id_others"] = tests
-        first, *further = (
+        pairs = {"id": own, "id_kept": (kept.before, kept.after), **further}
+        first, *others = (
             self._by_judge(name, pairs, kept.before[name]) for name in self._judges
         )
         first["lpips_person"] = float(
@@ -160,7 +158,7 @@ class Evaluator:
         names = list(self._judges)[1:]
         return {
             "measures": _in_order(first),
-            "judges": dict(zip(names, map(_in_order, further), strict=True)),
+            "judges": dict(zip(names, map(_in_order, others), strict=True)),
         }
 
     @staticmethod
@@ -174,15 +172,22 @@ class Evaluator:
         found["no_face"] = int(sum(np.sum(~each) for each in judged))
         return found
 
-    def inversion(self, photo: np.ndarray, reconstruction: Judged) -> Measured:
-        """Compares a photo `[1, H, W, 3]` with its reconstruction.
+    def inversion(self, photos: Judged, reconstructions: Judged) -> dict[str, Any]:
+        """Compares photos with their reconstructions.
 
         After a bad inversion, the generator forgets a different person.
+
+        Returns:
+            "id" by the first judge, "lpips", and "judges", the further judges' "id".
         """
-        first = next(iter(self._judges))
-        cosine = similarity(self.judge(photo)[first], reconstruction.faces[first])
-        lpips = self.lpips(photo, reconstruction.images)[0]
-        return {"id": _mean(cosine), "lpips": float(lpips)}
+        first, *further = (
+            {"id": _mean(similarity(photos.faces[x], reconstructions.faces[x]))}
+            for x in self._judges
+        )
+        lpips = self.lpips(photos.images, reconstructions.images).mean()
+        names = list(self._judges)[1:]
+        judges = dict(zip(names, further, strict=True))
+        return {**first, "lpips": float(lpips), "judges": judges}
 
 
 def _in_order(measures: Measured) -> Measured:

@@ -3,6 +3,7 @@
 A judge is never one of the loss networks.
 """
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ from guide_jax.errors import InputError
 from guide_jax.faces.align import align_arcface
 from guide_jax.faces.detect import detect
 from guide_jax.faces.photos import to_uint8
-from guide_jax.models import arcface
+from guide_jax.models import arcface, dlib_resnet
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.models.mtcnn import MTCNN
 from guide_jax.models.network import jitted
 from guide_jax.models.resample import pool_matrix
@@ -27,16 +29,18 @@ class Faces(NamedTuple):
     Attributes:
         embeddings: unit norm `[N, E]`; zero where no face was found.
         found: whether a face was found, `[N]` bool.
+        floor: mean cosine of different people, which `similarity` maps to 0.
     """
 
     embeddings: np.ndarray
     found: np.ndarray
+    floor: float = 0.0
 
 
 Judge = Callable[[np.ndarray], Faces]  # takes images [N, H, W, 3] in [-1, 1]
 
 
-def cropping_judge(identity: IRNet, batch: int) -> Judge:
+def cropping_judge(identity: IRNet | DlibResNet, batch: int) -> Judge:
     """Returns a judge that crops aligned images at a fixed location, as the loss does.
 
     It assumes that every image shows a face.
@@ -45,11 +49,13 @@ def cropping_judge(identity: IRNet, batch: int) -> Judge:
         identity: the identity encoder.
         batch: images in one pass.
     """
-    embed = jitted(identity, arcface.embed)
+    by_dlib = isinstance(identity, DlibResNet)
+    embed = jitted(identity, dlib_resnet.embed if by_dlib else arcface.embed)
+    floor = dlib_resnet.STRANGERS if by_dlib else 0.0
 
     def judge(images: np.ndarray) -> Faces:
         embeddings = in_batches(embed, batch, images)
-        return Faces(embeddings, np.ones(len(images), bool))
+        return Faces(embeddings, np.ones(len(images), bool), floor)
 
     return judge
 
@@ -80,20 +86,31 @@ def aligning_judge(identity: IRNet, mtcnn: MTCNN, batch: int) -> Judge:
 
 
 def similarity(a: Faces, b: Faces) -> np.ndarray:
-    """Returns the cosine similarities `[n]` of the pairs that both show a face."""
+    """Returns the similarities `[n]` of the pairs that both show a face.
+
+    A similarity is the cosine of the embeddings, rescaled so that the judge's `floor`
+    becomes 0: 1 for the same image, about 0 for different people.
+    """
     seen = a.found & b.found
-    return np.sum(a.embeddings[seen] * b.embeddings[seen], axis=1)
+    return rescaled(np.sum(a.embeddings[seen] * b.embeddings[seen], axis=1), a.floor)
 
 
 def strangers(faces: Faces) -> np.ndarray:
-    """Returns the cosine similarities `[n]` of all pairs of different faces."""
+    """Returns the similarities `[n]` of all pairs of different faces."""
     seen = faces.embeddings[faces.found]
-    return (seen @ seen.T)[np.triu_indices(len(seen), 1)]
+    cosines = (seen @ seen.T)[np.triu_indices(len(seen), 1)]
+    return rescaled(cosines, faces.floor)
+
+
+def rescaled(cosines: np.ndarray, floor: float) -> np.ndarray:
+    """Maps cosines linearly, `floor` to 0 and 1 to 1."""
+    return (cosines - floor) / (1 - floor)
 
 
 def joined(parts: list[Faces]) -> Faces:
     """Concatenates the embeddings of several batches."""
-    return Faces(*map(np.concatenate, zip(*parts, strict=True)))
+    embeddings, found, floors = zip(*parts, strict=True)
+    return Faces(np.concatenate(embeddings), np.concatenate(found), floors[0])
 
 
 # External judges ---------------------------------------------------------------------
@@ -109,8 +126,12 @@ FACENET_CROP = (slice(50, 230), slice(38, 218))
 
 
 class Dlib:
-    """dlib's ResNet (CC0); its embeddings have length 128."""
+    """dlib's ResNet (CC0); its embeddings have length 128.
 
+    Unlike `cropping_judge` with the same network, it detects faces and landmarks.
+    """
+
+    package, floor = "dlib", dlib_resnet.STRANGERS
     files = (
         "shape_predictor_5_face_landmarks.dat",
         "dlib_face_recognition_resnet_model_v1.dat",
@@ -146,6 +167,7 @@ class Dlib:
 class FaceNet:
     """FaceNet (MIT), run by OpenCV; its embeddings have length 512."""
 
+    package, floor = "cv2", 0.0
     files = ("graph_final.pb",)
 
     def __init__(self, folder: Path):
@@ -172,6 +194,27 @@ def averaged(images: np.ndarray) -> np.ndarray:
 
 
 ENCODERS: dict[str, Any] = {"dlib": Dlib, "facenet": FaceNet}
+
+
+AUTO = "auto"  # stands for the external judges that are installed
+
+
+def chosen(names: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """Returns the names of external judges, with "auto" replaced.
+
+    Args:
+        names: keys of `ENCODERS`, or "auto" for those whose files and packages are
+            there.
+        folder: the folder that holds their files.
+    """
+    installed = [
+        name
+        for name, encoder in ENCODERS.items()
+        if all((folder / file).is_file() for file in encoder.files)
+        and importlib.util.find_spec(encoder.package)
+    ]
+    lists = (installed if name == AUTO else [name] for name in names)
+    return tuple(dict.fromkeys(name for part in lists for name in part))
 
 
 def files_of(names: Sequence[str], folder: Path) -> list[Path]:
@@ -222,6 +265,8 @@ def external_judge(name: str, folder: Path) -> Judge:
         seen = [encoder(image) for image in averaged(np.asarray(images))]
         embeddings, found = map(np.array, zip(*seen, strict=True))
         length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return Faces((embeddings / length).astype(np.float32), found)
+        return Faces(
+            (embeddings / length).astype(np.float32), found, encoder_class.floor
+        )
 
     return embed

@@ -57,6 +57,17 @@ MEASURES = {
             "the same for other photos of the person (low: forgotten)",
             "low",
         ),
+        _identity(
+            "id_photo",
+            "identity similarity of the person's photos and images after (low:"
+            " forgotten)",
+            "low",
+        ),
+        _identity(
+            "id_photo_others",
+            "the same for other photos of the person (low: forgotten)",
+            "low",
+        ),
         _identity("id_strangers", "identity similarity of different people"),
         Measure("lpips_person", "LPIPS between the person's images before and after"),
         Measure(
@@ -101,6 +112,11 @@ INVERSION = {
     for measure in (
         _identity("id", "identity similarity of photo and reconstruction", "high"),
         Measure("lpips", "LPIPS between photo and reconstruction", better="low"),
+        Measure(
+            "from_mean",
+            "distance of the photo's code from the mean code (about 1: as far as the"
+            " generator's own people)",
+        ),
     )
 }
 

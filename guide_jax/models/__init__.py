@@ -3,6 +3,7 @@
 from flax import nnx
 
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.models.e4e import E4E
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
@@ -15,6 +16,7 @@ from guide_jax.models.w_encoder import WEncoder
 NETWORKS: dict[str, type[nnx.Module]] = {
     network.kind: network
     for network in (
+        DlibResNet,
         E4E,
         IRNet,
         Inception,

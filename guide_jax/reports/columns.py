@@ -10,7 +10,7 @@ from guide_jax.metrics.measures import INVERSION, MEASURES, Measure
 
 
 class Column(NamedTuple):
-    """A table's column: a measure by the first or a further judge, or of an inversion.
+    """A table's column: a measure by a judge, of a person or of an inversion.
 
     Attributes:
         name: the measure's name.
@@ -24,9 +24,10 @@ class Column(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Returns the column's label, such as "id", "facenet.id" or "inversion.id"."""
-        group = "inversion" if self.inversion else self.judge
-        return f"{group}.{self.name}" if group else self.name
+        """Returns the column's label, such as "id", "facenet.id" or
+        "inversion.facenet.id"."""
+        groups = ["inversion"] * self.inversion + [self.judge] * bool(self.judge)
+        return ".".join([*groups, self.name])
 
     @property
     def measure(self) -> Measure:
@@ -55,6 +56,11 @@ def cells(entry: Mapping[str, Any]) -> Cells:
         for judge, values in judges.items():
             if name in values:
                 found[Column(name, judge)] = values[name]
-    for name, value in entry.get("inversion", {}).items():
+    inversion = dict(entry.get("inversion", {}))
+    by_judge = inversion.pop("judges", {})
+    for name, value in inversion.items():
         found[Column(name, inversion=True)] = value
+    for judge, values in by_judge.items():
+        for name, value in values.items():
+            found[Column(name, judge, inversion=True)] = value
     return found

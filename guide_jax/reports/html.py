@@ -13,7 +13,7 @@ from PIL import Image
 
 from guide_jax.reports import plots
 from guide_jax.reports.columns import Cells, Column, cells
-from guide_jax.reports.pictures import label_of
+from guide_jax.reports.pictures import label_of, stored_images
 from guide_jax.reports.summary import Done
 from guide_jax.reports.terminal import summary_rows
 from guide_jax.storage.run_folder import METRICS, PICTURES
@@ -57,7 +57,7 @@ def _text(row: Cells, column: Column) -> str:
 
 
 def _person(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    images = sorted((folder / PICTURES).glob("*.png"))
+    images = stored_images(folder / PICTURES)
     metrics = folder / METRICS
     curve = _curve(metrics, metrics.stat().st_mtime_ns) if metrics.exists() else ""
     return {

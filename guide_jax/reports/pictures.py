@@ -1,6 +1,6 @@
 """Writes a person's pictures: `before_after.png`, and each image on its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,17 @@ TILE = 192  # side of an image in `before_after.png`, in pixels
 GAP = 8
 LINE = 22
 LABELS = "photo", "reconstruction before", "before", "after", "target"
+TEST_LABELS = "test photo", "reconstruction before", "after"
 INK, PAPER = (30, 30, 30), (255, 255, 255)
+
+# A test photo, and its reconstruction before and after, [H, W, 3] each.
+TestRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def before_after(
     path: Path,
     person: Mapping[str, np.ndarray],
+    tests: Sequence[TestRow],
     others: tuple[np.ndarray, np.ndarray],
     caption: str,
 ) -> None:
@@ -27,11 +32,13 @@ def before_after(
     Args:
         path: path of the PNG file.
         person: label -> image `[H, W, 3]`, for the first row from left to right.
+        tests: a row for each test photo.
         others: other people before and after, each `[N, H, W, 3]`.
         caption: one line of text at the top.
     """
     rows = [
         ("", dict(person)),
+        *(("", dict(zip(TEST_LABELS, row, strict=True))) for row in tests),
         ("other people, before", _numbered(others[0])),
         ("other people, after", _numbered(others[1])),
     ]
@@ -60,24 +67,43 @@ def _numbered(images: np.ndarray) -> dict[str, np.ndarray]:
     return {str(i): image for i, image in enumerate(images)}
 
 
-def save_images(folder: Path, images: Mapping[str, np.ndarray]) -> None:
+def save_images(
+    folder: Path, person: Mapping[str, np.ndarray], tests: Sequence[TestRow] = ()
+) -> None:
     """Writes images `[H, W, 3]` as PNG files, with numbers and labels as names.
 
-    An earlier run's files with labels in `LABELS` are removed; other files stay.
+    An earlier run's files with these labels are removed; other files stay.
+
+    Args:
+        folder: the folder, created if needed.
+        person: label -> image.
+        tests: the test photos' images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [label.replace(" ", "_") for label in LABELS]
-    for old in folder.glob("[1-9]_*.png"):
-        if old.stem[2:] in names:
-            old.unlink()
-    for i, (label, image) in enumerate(images.items(), 1):
+    for old in stored_images(folder):
+        old.unlink()
+    named = list(person.items())
+    for row in tests:
+        named += zip(TEST_LABELS, row, strict=True)
+    for i, (label, image) in enumerate(named, 1):
         path = folder / f"{i}_{label.replace(' ', '_')}.png"
         _save(Image.fromarray(to_uint8(image)), path)
 
 
+def stored_images(folder: Path) -> list[Path]:
+    """Returns the files that `save_images` wrote, in order."""
+    known = {*LABELS, *TEST_LABELS}
+    files = [
+        path
+        for path in folder.glob("[1-9]*_*.png")
+        if path.stem.split("_")[0].isdecimal() and label_of(path) in known
+    ]
+    return sorted(files, key=lambda path: int(path.stem.split("_")[0]))
+
+
 def label_of(path: Path) -> str:
     """Returns the label of a file that `save_images` wrote."""
-    return path.stem[2:].replace("_", " ")  # drops the number in "1_before"
+    return path.stem.partition("_")[2].replace("_", " ")  # without the number
 
 
 def _save(image: Image.Image, path: Path) -> None:

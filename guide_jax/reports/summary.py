@@ -4,7 +4,8 @@
 
     schema      version of this schema
     people      an entry for each person: person, title, measures, judges (each further
-                judge's measures), inversion (photos only), notes, ids, seconds
+                judge's measures), inversion (photos only; its "judges" are the further
+                judges), notes, ids, seconds
     mean        measures, judges and inversion, averaged over the people
     deviation   their sample standard deviations, for values from two or more people
     id_targets  mean identity similarity of different people's targets, or null
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from guide_jax.metrics.judges import Faces, strangers
 from guide_jax.reports.columns import Column, cells
 from guide_jax.storage.fingerprint import SCHEMA
 from guide_jax.storage.run_folder import EMBEDDINGS
@@ -46,14 +48,16 @@ class Failed(NamedTuple):
     fault: str
 
 
-def _nested(values: Mapping[Column, float]) -> dict[str, dict]:
+def _nested(values: Mapping[Column, float]) -> dict[str, Any]:
     """Returns values in the nested form that `cells` reads."""
-    nested: dict[str, dict] = {"measures": {}, "judges": {}, "inversion": {}}
+    nested: dict[str, Any] = {"measures": {}, "judges": {}, "inversion": {}}
     for column, value in values.items():
-        if column.inversion:
-            nested["inversion"][column.name] = value
-        elif column.judge:
-            nested["judges"].setdefault(column.judge, {})[column.name] = value
+        part = nested["inversion"] if column.inversion else nested
+        if column.judge:
+            by_judge = part.setdefault("judges", {})
+            by_judge.setdefault(column.judge, {})[column.name] = value
+        elif column.inversion:
+            part[column.name] = value
         else:
             nested["measures"][column.name] = value
     return nested
@@ -125,13 +129,14 @@ def versions() -> dict[str, str]:
 
 
 def _similarity_of_targets(folders: Sequence[Path]) -> float | None:
-    """Returns the mean cosine similarity of different people's targets."""
+    """Returns the mean identity similarity of different people's targets."""
     targets = []
     for folder in folders:
         with np.load(folder / EMBEDDINGS) as archive:
             if "target" in archive.files:
                 targets.append(archive["target"])
+                floor = float(archive["floor"])
     if len(targets) < 2:
         return None
-    pairs = np.triu_indices(len(targets), 1)
-    return float((np.array(targets) @ np.array(targets).T)[pairs].mean())
+    found = np.ones(len(targets), bool)
+    return float(strangers(Faces(np.array(targets), found, floor)).mean())

@@ -1,5 +1,6 @@
 """Hashes people, settings, networks and files, to tell whether two runs are equal."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ NOT_TRAINING = (
     "gradient_accumulation", "parallel",
 )  # fmt: skip
 # Version of the schema of results.json; results in an older one are measured again.
-SCHEMA = 2
+SCHEMA = 3
 
 
 def of_person(person: Person, source: Source, hashes: Mapping[str, str]) -> str:
@@ -27,25 +28,31 @@ def of_person(person: Person, source: Source, hashes: Mapping[str, str]) -> str:
         hashes: role -> hash of the run's network.
 
     Raises:
-        InputError: the photo cannot be read. An unreadable test photo is not an error.
+        InputError: the person's only photo cannot be read.
     """
     who: dict = {"seed": person.seed, "psi": source.psi}
-    if person.photo:
-        tests = []
-        for photo in person.tests:
-            try:
-                tests.append(of_file(photo))
-            except InputError:
-                tests.append("unreadable")
-        roles = ["encoder"] + ["detector"] * (source.align != "none")
-        refine = source.refine
+    if person.photos:
+        roles = ["encoder", "identity", "lpips"]
+        roles += ["detector"] * (source.align != "none")
+        only = len(person.photos) == 1
         who = {
-            "photos": [of_file(person.photo), *tests],
+            "photos": [(of_file if only else _of_photo)(x) for x in person.photos],
+            "tests": [_of_photo(path) for path in person.tests],
             "align": source.align,
-            "refine": {"steps": refine.steps, "learning_rate": refine.learning_rate},
+            "refine": dataclasses.asdict(source.refine),
+            "variants": source.variants,
+            "codes_per_step": source.codes_per_step,
             "networks": [hashes.get(role) for role in roles],
         }
     return of(who)
+
+
+def _of_photo(path: Path) -> str:
+    """Returns a file's hash; of several photos, some may be unreadable."""
+    try:
+        return of_file(path)
+    except InputError:
+        return "unreadable"
 
 
 def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ KINDS = {
     "encoder": ("w_encoder", "e4e"),
     "lpips": ("lpips",),
     "identity": ("ir",),
-    "judge": ("ir",),
+    "judge": ("ir", "dlib_resnet"),
     "detector": ("mtcnn",),
     "inception": ("inception",),
 }

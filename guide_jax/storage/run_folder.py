@@ -41,8 +41,10 @@ class TrainingRecord:
         person: the person's title.
         who: hash of the person, from `fingerprint.of_person`.
         generator: hash of the original generator.
-        skipped: a line for each test photo that could not be used.
+        skipped: a line for each photo that could not be used.
         seconds: training time in seconds.
+        photos: how many of the codes are those of photos, the first ones.
+        tests: names of the test photos that were used.
     """
 
     config: dict[str, Any]
@@ -52,13 +54,14 @@ class TrainingRecord:
     generator: str
     skipped: list[str]
     seconds: float
+    photos: int = 1  # not in records of 0.1.0
+    tests: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TrainingRecord":
-        """Reads a record; raises KeyError if a field is missing."""
-        return cls(
-            **{field.name: data[field.name] for field in dataclasses.fields(cls)}
-        )
+        """Reads a record; raises TypeError if a field is missing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: data[name] for name in names & data.keys()})
 
 
 class Stored(NamedTuple):

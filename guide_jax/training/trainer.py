@@ -99,11 +99,8 @@ class Trainer:
             A new generator with its own synthesis network.
 
         Raises:
-            ValueError: several processes were given more than one code.
             UnlearningError: a loss, or the trained generator's image, is not finite.
         """
-        if distributed.is_distributed() and len(w_u) != 1:
-            raise ValueError("several processes train with one code, not several")
         settings = self._settings
         begin = self._fresh_state(jax.random.key(settings.seed))
         begin = state.load(begin) if state else begin
@@ -174,6 +171,11 @@ class Trainer:
         Returns:
             The student's parameters, or None if the order is to stop.
         """
+        # All processes must broadcast arrays of the same shapes.
+        count = int(distributed.broadcast(np.int32(len(order.w_u))))
+        if count != len(order.w_u):
+            blank = np.zeros((count, *order.w_u.shape[1:]), np.float32)
+            order = order._replace(w_u=blank, w_target=blank)
         order = distributed.broadcast(jax.tree.map(np.asarray, order))
         if order.steps < 0:
             return None
@@ -192,7 +194,7 @@ class Trainer:
         first, steps, every = (int(x) for x in (order.first, order.steps, order.every))
         devices = self._devices
         student, opt_state = devices.replicate((state["student"], state["opt_state"]))
-        codes = devices.replicate((order.w_u, order.w_target))
+        codes = devices.replicate(_codes_of(order, first, self._settings))
         key = devices.replicate(jax.random.wrap_key_data(order.key))
         # Terms are read one step late, so that no step waits for the host.
         waiting: list[tuple[int, dict[str, jax.Array]]] = []
@@ -202,7 +204,10 @@ class Trainer:
                 step, terms = waiting.pop(0)
                 report(step, _checked(step, person_terms(jax.device_get(terms))))
 
+        per_step = self._settings.codes_per_step
         for i in range(first, steps):
+            if 0 < per_step < len(order.w_u):
+                codes = devices.replicate(_codes_of(order, i, self._settings))
             with jax.default_matmul_precision(self._settings.compute.precision):
                 student, opt_state, terms = self._step(
                     student, opt_state, self._constants, *codes, key, np.int32(i)
@@ -242,6 +247,21 @@ class _Order(NamedTuple):
     first: int = 0
     steps: int = -1  # below 0: stop
     every: int = 0  # steps between two checkpoints
+
+
+def _codes_of(
+    order: _Order, step: int, settings: Training
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the codes that a step takes, and their targets, `[P, L, D]` each.
+
+    A random order of all codes is repeated, so that each gets its turn.
+    """
+    count, per_step = len(order.w_u), settings.codes_per_step
+    if not 0 < per_step < count:
+        return order.w_u, order.w_target
+    turns = np.random.default_rng(settings.seed).permutation(count)
+    rows = turns[np.arange(step * per_step, (step + 1) * per_step) % count]
+    return order.w_u[rows], order.w_target[rows]
 
 
 def _checked(step: int, terms: dict[str, float]) -> dict[str, float]:
