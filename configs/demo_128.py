@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
     config.steps = 150
-    config.loss.global_.weight = 1.0
+    config.loss.global_.weight = 3.0
     return config

@@ -18,7 +18,8 @@ from flax import nnx
 from distill import BUNDLE, WORK, store
 from distill.images import average, save_grid
 from distill.training import fit
-from guide_jax.models import arcface
+from guide_jax.metrics.judges import rescaled
+from guide_jax.models import arcface, dlib_resnet
 from guide_jax.models.network import jitted
 from guide_jax.models.w_encoder import WEncoder
 from guide_jax.storage.network_file import load_network
@@ -166,8 +167,12 @@ def measure(networks: tuple, images: np.ndarray) -> tuple[dict, np.ndarray]:
     def one(networks, images):
         encoder, generator, lpips, judge = networks
         generated = show(generator, encoder(images))
-        a, b = arcface.embed(judge, images), arcface.embed(judge, generated)
-        return jnp.sum(a * b, axis=1), lpips(images, generated), generated
+        a, b = dlib_resnet.embed(judge, images), dlib_resnet.embed(judge, generated)
+        return (
+            rescaled(jnp.sum(a * b, axis=1), dlib_resnet.STRANGERS),
+            lpips(images, generated),
+            generated,
+        )
 
     one = jitted(networks, one)
     parts = [one(part) for part in np.split(images, len(images) // 10)]

@@ -18,10 +18,9 @@ from guide_jax.config_types import Refine
 from guide_jax.console import Console
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.models import arcface
-from guide_jax.models.generator import Generator, make_mapping, synthesize
+from guide_jax.models.generator import Generator, synthesize
 from guide_jax.models.network import jitted
-from guide_jax.models.ops import LEAKY_SLOPE
-from guide_jax.training.losses import LossNetworks
+from guide_jax.models.ops import LEAKY_SLOPE, channelwise
 
 PEOPLE = 10_000  # random people from whom the prior is estimated
 # Directions in which people vary less than this fraction of the largest standard
@@ -87,11 +86,13 @@ class Prior(NamedTuple):
     def whiten(self, w: jax.Array) -> jax.Array:
         """Maps latents `[..., D]` to standard deviations `[..., D]`."""
         before = jnp.where(w < 0, w / LEAKY_SLOPE, w)
-        return (before - self.mean) @ self.axes.T / self.spread
+        centred = before - channelwise(self.mean, w)
+        return centred @ self.axes.T / channelwise(self.spread, w)
 
     def color(self, v: jax.Array) -> jax.Array:
         """Inverts `whiten`."""
-        before = (v * self.spread) @ self.axes + self.mean
+        scaled = v * channelwise(self.spread, v)
+        before = scaled @ self.axes + channelwise(self.mean, v)
         return jnp.where(before < 0, before * LEAKY_SLOPE, before)
 
     def distance(self, w: np.ndarray) -> np.ndarray:
@@ -109,7 +110,8 @@ _whiten = jax.jit(Prior.whiten)
 def make_prior(generator: Generator) -> Prior:
     """Estimates where a generator's random people are, without truncation."""
     z = np.random.default_rng(0).standard_normal((PEOPLE, generator.z_dim))
-    w = np.asarray(make_mapping(generator)(z.astype(np.float32)))[:, 0]
+    first_layer = jitted(generator.mapping, lambda mapping, z: mapping(z)[:, 0])
+    w = np.asarray(first_layer(z.astype(np.float32)))
     before = np.where(w < 0, w / LEAKY_SLOPE, w).astype(np.float64)
     mean = before.mean(axis=0)
     variance, axes = np.linalg.eigh(np.cov(before - mean, rowvar=False))
@@ -123,7 +125,8 @@ def make_prior(generator: Generator) -> Prior:
 
 def make_refine(
     generator: Generator,
-    networks: LossNetworks,
+    lpips: nnx.Module,
+    identity: nnx.Module,
     prior: Prior,
     settings: Refine,
     console: Console,
@@ -139,7 +142,8 @@ def make_refine(
 
     Args:
         generator: the generator.
-        networks: LPIPS and the identity encoder. A judge must not be used here.
+        lpips: the LPIPS network.
+        identity: an identity encoder that is not a judge.
         prior: from `make_prior`.
         settings: steps, learning rate and weights.
         console: shows the progress bar.
@@ -147,19 +151,18 @@ def make_refine(
     Raises:
         UnlearningError: raised by the returned function if no error is finite.
     """
-    graph, state = nnx.split((generator.synthesis, nnx.Dict(networks._asdict())))
+    graph, state = nnx.split((generator.synthesis, lpips, identity))
     adam = optax.scale_by_adam(b2=0.99)
 
     def error(v, state, prior, photo):
-        synthesis, loss_networks = nnx.merge(graph, state)
+        synthesis, lpips, identity = nnx.merge(graph, state)
         image = synthesize(synthesis, prior.color(v)).images
         cosine = jnp.sum(
-            arcface.embed(loss_networks["identity"], image)
-            * arcface.embed(loss_networks["identity"], photo)
+            arcface.embed(identity, image) * arcface.embed(identity, photo)
         )
         between_layers = v - v.mean(axis=1, keepdims=True)
         return (
-            loss_networks["lpips"](image, photo)[0]
+            lpips(image, photo)[0]
             + jnp.mean((image - photo) ** 2)
             + settings.id_weight * (1 - cosine)
             + settings.prior_weight * jnp.mean(v**2)

@@ -17,7 +17,6 @@ from guide_jax.faces.variants import variants
 from guide_jax.models.generator import make_mapping, z_of_seed
 from guide_jax.people import Person
 from guide_jax.storage.locate import Networks
-from guide_jax.training.losses import LossNetworks
 
 
 class Codes(NamedTuple):
@@ -94,7 +93,8 @@ class LatentFinder:
             self._encode = inversion.make_encode(encoder, self._generator)
             self._refine = inversion.make_refine(
                 self._generator,
-                LossNetworks(networks["lpips"], networks["identity"]),
+                networks["lpips"],
+                networks["identity"],
                 self.prior,
                 config.source.refine,
                 self._console,

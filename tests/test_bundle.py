@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import tiny
 
+from configs import demo, demo_128, mobile_ffhq
 from guide_jax.inversion import make_encode
+from guide_jax.metrics.calibration import calibration_of
 from guide_jax.metrics.evaluator import Evaluator
-from guide_jax.metrics.judges import cropping_judge
+from guide_jax.metrics.judges import (
+    cropping_judge,
+    rescaled,
+    similarity,
+    strangers,
+)
 from guide_jax.models import arcface
 from guide_jax.models.generator import z_of_seed
 from guide_jax.models.network import flat_leaves
@@ -16,7 +23,7 @@ from guide_jax.storage.locate import BUNDLE
 from guide_jax.storage.network_file import load_network, read_about
 
 GENERATORS = {"stylegan2_64": 64, "mobilestylegan_128": 128}
-FILES = (*GENERATORS, "encoder", "lpips_alex", "identity_dlib", "identity_facenet")
+FILES = (*GENERATORS, "encoder", "lpips_alex", "identity_facenet", "judge_dlib")
 PSI = 0.7  # as in the demo config
 PEOPLE = range(4000, 4010)  # seeds that were not trained on
 
@@ -32,28 +39,29 @@ def network(name):
 def people(name):
     """Returns an evaluator, ten people's codes, and their judged images."""
     generator = network(name)
-    judge = cropping_judge(network("identity_facenet"), 10)
-    evaluator = Evaluator(generator, network("lpips_alex"), {"facenet": judge})
+    judge = cropping_judge(network("judge_dlib"), 10)
+    evaluator = Evaluator(generator, network("lpips_alex"), {"dlib": judge})
     z = np.concatenate([z_of_seed(seed, generator.z_dim) for seed in PEOPLE])
     w = tiny.jitted(generator.mapping, lambda mapping, z: mapping(z, psi=PSI), z)
     return evaluator, w, evaluator.judged(generator, w)
 
 
-def embeddings_of(judged):
-    """Returns the judge's embeddings [N, E]."""
-    return judged.faces["facenet"].embeddings
+def faces_of(judged):
+    """Returns the judge's embeddings of the faces."""
+    return judged.faces["dlib"]
 
 
-def pair_similarities(embeddings):
+def pair_similarities(judged):
     """Returns the similarity of every pair of different people."""
-    return (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), 1)]
+    return strangers(faces_of(judged))
 
 
-def test_the_bundle_is_under_32_megabytes_and_documented():
+def test_the_bundle_is_under_48_megabytes_and_documented():
     files = list(BUNDLE.glob("*.npz"))
     assert {file.stem for file in files} == set(FILES)
-    assert sum(file.stat().st_size for file in BUNDLE.iterdir()) < 32e6
+    assert sum(file.stat().st_size for file in BUNDLE.iterdir()) < 48e6
     readme = (BUNDLE / "README.md").read_text()
+    assert "identity_dlib.npz" not in readme
     for file in files:
         assert file.name in readme
     assert "research use only" in readme
@@ -72,18 +80,16 @@ def test_generated_faces_show_different_people(name):
     side = GENERATORS[name]
     assert judged.images.shape == (10, side, side, 3)
     assert 0.2 < judged.images.std() < 1
-    assert pair_similarities(embeddings_of(judged)).mean() < 0.45
+    assert pair_similarities(judged).mean() < 0.45
 
 
 def test_the_student_keeps_its_teachers_identities():
     (_, _, student), (_, _, teacher) = map(people, GENERATORS)
-    similarity = embeddings_of(student) @ embeddings_of(teacher).T
+    ours, theirs = faces_of(student), faces_of(teacher)
+    each = rescaled(ours.embeddings @ theirs.embeddings.T, ours.floor)
     # At least nine of the ten are nearest to themselves.
-    assert np.sum(similarity.argmax(axis=1) == np.arange(10)) >= 9
-    assert (
-        np.diag(similarity).mean()
-        > pair_similarities(embeddings_of(teacher)).mean() + 0.3
-    )
+    assert np.sum(each.argmax(axis=1) == np.arange(10)) >= 9
+    assert np.diag(each).mean() > pair_similarities(teacher).mean() + 0.3
 
 
 @generators
@@ -92,18 +98,26 @@ def test_a_slightly_changed_code_shows_the_same_person(name):
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((10, 1, w.shape[2])).astype(np.float32)
     again = evaluator.judged(network(name), w + 0.03 * noise)
-    own = np.sum(embeddings_of(judged) * embeddings_of(again), axis=1)
-    assert own.min() > np.quantile(pair_similarities(embeddings_of(judged)), 0.95)
+    own = similarity(faces_of(judged), faces_of(again))
+    assert own.min() > np.quantile(pair_similarities(judged), 0.95)
 
 
 @generators
-def test_the_two_identity_encoders_differ(name):
+def test_the_loss_and_the_judge_see_people_differently(name):
     _, _, judged = people(name)
-    embed = tiny.jitted(network("identity_dlib"), arcface.embed, judged.images)
-    difference = pair_similarities(embeddings_of(judged)) - pair_similarities(
-        np.asarray(embed)
-    )
+    embed = tiny.jitted(network("identity_facenet"), arcface.embed, judged.images)
+    seen = faces_of(judged)._replace(embeddings=np.asarray(embed), floor=0.0)
+    difference = pair_similarities(judged) - strangers(seen)
     assert np.abs(difference).mean() > 0.05
+
+
+def test_the_judge_is_not_in_the_loss_and_calibrated_on_real_photos():
+    for module in (demo, demo_128, mobile_ffhq):
+        roles = module.get_config().networks
+        assert roles.identity.path == "demo:identity_facenet.npz"
+        assert roles.judge.path == "demo:judge_dlib.npz"
+    assert calibration_of("judge", network("judge_dlib"))
+    assert calibration_of("judge", network("identity_facenet")) is None
 
 
 @generators
@@ -112,5 +126,7 @@ def test_inversion_recovers_the_person(name):
     generator, encoder = network(name), network("encoder")
     w = make_encode(encoder, generator)(judged.images)
     again = evaluator.judged(generator, w)
-    own = np.sum(embeddings_of(judged) * embeddings_of(again), axis=1)
-    assert own.mean() > pair_similarities(embeddings_of(judged)).mean() + 0.2
+    own = similarity(faces_of(judged), faces_of(again))
+    assert own.mean() > pair_similarities(judged).mean() + 0.2
+    # The judge would say so of real photos too.
+    assert own.min() > calibration_of("judge", network("judge_dlib")).threshold

@@ -5,7 +5,7 @@ import pytest
 
 from configs import default, demo, demo_128, ffhq, mobile_ffhq
 from guide_jax.config import read
-from guide_jax.config_types import LossWeights, PairWeights, Sampling
+from guide_jax.config_types import LossWeights, PairWeights, Refine, Sampling
 from guide_jax.errors import InputError
 from guide_jax.experiment import modes as experiment
 
@@ -20,6 +20,43 @@ def test_default_settings_match_the_paper():
     pair = PairWeights(mse=1e-2, lpips=1.0, identity=0.1, total=1.0)
     assert training.weights == LossWeights(pair, pair, 1.0)
     assert training.sampling == Sampling(2, 2, alpha_max=15.0, psi=1.0)
+
+
+def test_photo_settings_reach_the_source_and_the_training():
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            "source.photos_per_person": 3,
+            "source.held_out": 2,
+            "source.variants": 0,
+            "source.codes_per_step": 5,
+            "source.accept_doubt": True,
+            "source.refine.steps": 7,
+            "source.refine.learning_rate": 0.25,
+            "source.refine.id_weight": 1.5,
+            "source.refine.prior_weight": 2.5,
+            "source.refine.layers_weight": 3.5,
+        }
+    )
+    made = read(config)
+    source = made.source
+    assert (source.photos_per_person, source.held_out, source.variants) == (3, 2, 0)
+    assert (source.codes_per_step, source.accept_doubt) == (5, True)
+    assert source.refine == Refine(7, 0.25, 1.5, 2.5, 3.5)
+    assert made.training.codes_per_step == 5
+
+
+def test_installed_external_judges_are_used_unless_a_config_names_others():
+    assert read(default.get_config()).evaluate.external == ("auto",)
+
+
+def test_at_most_as_many_altered_copies_are_made_as_there_are_alterations():
+    config = default.get_config()
+    config.source.variants = 4
+    assert read(config).source.variants == 4
+    config.source.variants = 5
+    with pytest.raises(InputError, match=r"source\.variants is 5; there are at most 4"):
+        read(config)
 
 
 @pytest.mark.parametrize("module", [default, demo, demo_128, ffhq, mobile_ffhq])

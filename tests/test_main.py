@@ -17,6 +17,7 @@ import main
 from configs import demo, ffhq
 from guide_jax.errors import UnlearningError
 from guide_jax.experiment import evaluate
+from guide_jax.metrics.calibration import Calibration
 from guide_jax.storage.network_file import load_network, save_network
 from guide_jax.training import trainer
 
@@ -97,13 +98,15 @@ def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, 
 
     # Run again, with a photo and one step.
     again = [f"--config.source.image={photo}", "--config.steps=1"]
+    again += ["--config.source.refine.steps=0"]
     again = [f"--workdir={workdir}", *settings, *again]
     done = program(*again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in workdir.iterdir()} == WRITTEN
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
     results = json.loads((workdir / "results.json").read_text())
-    assert results["people"][0]["inversion"].keys() == {"id", "lpips"}
+    inversion = results["people"][0]["inversion"]
+    assert inversion.keys() == {"id", "lpips", "judges", "from_mean"}
     with Image.open(workdir / "before_after.png") as image:
         assert image.width == 8 + 4 * 200  # plus the photo
     replaced = tiny.flat(load_network(workdir / "generator"))
@@ -208,11 +211,12 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             main.main(["main.py"])
         assert ended.value.code == code
-        assert code == 1 or set(tmp_path.rglob("*")) == before  # nothing was written
         out, err = capsys.readouterr()
-        assert code == 1 or out == ""  # 1: training had started
         lines = err.splitlines()
-        assert code == 1 or lines[0].startswith("error: ")
+        if code == 2:  # nothing was written or printed
+            assert set(tmp_path.rglob("*")) == before
+            assert out == ""
+        assert code == 1 or lines[0].startswith("error: ")  # 1: training had started
         return lines
 
     return run
@@ -252,6 +256,9 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"optimizer.learning_rate": 0.0}, "learning_rate is 0; it must be above 0"),
         ({"networks.judge.path": "demo:lpips_alex.npz"}, "is a lpips network, but"),
         ({"source.psi": 0.0}, "the person's code equals the mean code"),
+        ({"source.variants": 5}, "config.source.variants is 5; there are at most 4"),
+        ({"source.held_out": -1}, "config.source.held_out is -1; it must not be neg"),
+        ({"evaluate.external": ("x",)}, "config.evaluate.external names 'x'; choose"),
     ],
 )  # fmt: skip
 def test_wrong_settings_give_a_one_line_error_and_write_nothing(
@@ -319,6 +326,23 @@ def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
     files = {path.name for path in (tmp_path / "work").iterdir()}
     assert files == set()
+
+
+def test_a_doubtful_photo_gives_a_one_line_error_and_exit_code_3(
+    mistake, tmp_path, photo, monkeypatch
+):
+    # No two images are alike enough.
+    known = Calibration(threshold=1.5, missed=0.0, auc=1.0)
+    monkeypatch.setattr(evaluate, "calibration_of", lambda *_: known)
+    changes = {"source.image": str(photo), "source.refine.steps": 0}
+    (line,) = mistake(changes, code=3)
+    assert line.startswith(f"error: {photo}: the reconstruction is not this person")
+    work = tmp_path / "work"
+    assert f"{work / 'pictures'} shows photo and reconstruction" in line
+    assert {path.name for path in work.iterdir()} == {"pictures"}
+    assert {path.name for path in (work / "pictures").iterdir()} == {
+        "1_photo.png", "2_reconstruction_before.png"
+    }  # fmt: skip
 
 
 def test_a_failed_run_leaves_earlier_results_alone(mistake, tmp_path, monkeypatch):

@@ -39,24 +39,50 @@ def test_sampled_people_have_consecutive_or_given_seeds():
 
 def test_every_photo_is_one_person(photos):
     (one,) = people.list_people(source(image=str(photos / "a.jpg")))
-    assert one == people.Person("a", "a.jpg", photo=photos / "a.jpg")
+    assert one == people.Person("a", "a.jpg", photos=(photos / "a.jpg",))
     listed = people.list_people(source(image=str(photos)))
     assert [p.name for p in listed] == [
         "a", "ann_1", "ann_2", "ann_3", "b", "bo_x"
     ]  # fmt: skip
-    assert all(p.photo.is_file() and p.tests == () for p in listed)
+    for person in listed:
+        (photo,) = person.photos
+        assert photo.is_file()
+        assert person.tests == ()
 
 
-def test_out_of_domain_forgets_from_one_photo_and_tests_on_the_rest(photos):
+def test_out_of_domain_forgets_from_the_first_photos_and_tests_on_the_last(photos):
     both = people.list_people(source(image=str(photos), scenario="out_of_domain"))
     assert [p.name for p in both] == ["ann", "bo"]
     ann = photos / "ann"
-    assert both[0].photo == ann / "1.png"
-    assert both[0].tests == (ann / "2.png", ann / "3.png")
-    assert both[0].title == "ann/1.png"
+    assert both[0].photos == (ann / "1.png", ann / "2.png")
+    assert both[0].tests == (ann / "3.png",)
+    assert both[0].title == "ann/1.png and 1 more"
+    # With a single photo, there is none left to test on.
+    assert both[1].photos == (photos / "bo" / "x.webp",)
     assert both[1].tests == ()
+    assert both[1].title == "bo/x.webp"
     (one,) = people.list_people(source(image=str(ann), scenario="out_of_domain"))
-    assert (one.name, one.photo) == ("ann", ann / "1.png")
+    assert (one.name, one.photos) == ("ann", (ann / "1.png", ann / "2.png"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "used", "title"),
+    [
+        ({"held_out": 0}, 3, "ann/1.png and 2 more"),
+        ({"held_out": 2}, 1, "ann/1.png"),
+        ({"held_out": 7}, 1, "ann/1.png"),
+        ({"photos_per_person": 1}, 1, "ann/1.png"),
+        ({"photos_per_person": 3}, 3, "ann/1.png and 2 more"),
+        ({"photos_per_person": 9, "held_out": 2}, 3, "ann/1.png and 2 more"),
+    ],
+)
+def test_the_settings_say_how_many_photos_are_used(photos, changes, used, title):
+    ann = photos / "ann"
+    given = source(image=str(ann), scenario="out_of_domain", **changes)
+    (person,) = people.list_people(given)
+    every = tuple(ann / f"{i}.png" for i in (1, 2, 3))
+    assert (person.photos, person.tests) == (every[:used], every[used:])
+    assert person.title == title
 
 
 def test_names_are_unique_and_valid_as_folder_names(photos):

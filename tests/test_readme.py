@@ -32,7 +32,11 @@ CONVERSIONS = [c for c in COMMANDS if c not in KNOWN]
 # The Python snippet, indented like the commands.
 CODE = re.search(r"^    import guide_jax\n(?:\n|    .*\n)+", README, re.MULTILINE)[0]
 # Shortens a run from minutes to seconds.
-SHORT = ["--config.steps=2", "--config.evaluate.others=6"]
+SHORT = [
+    "--config.steps=2",
+    "--config.evaluate.others=6",
+    "--config.source.refine.steps=2",
+]
 # With `-m full` this one runs the bundled generator, otherwise small random networks.
 # .ci/run runs the README's first command, and so the other bundled generator.
 BUNDLED = "python main.py --config=configs/demo_128.py"
@@ -47,12 +51,15 @@ def networks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Returns a folder that holds a photo of a face, `face.jpg`."""
+    """Returns a folder that holds a photo of a face, `face.jpg`, and `photos`."""
     folder = tmp_path_factory.mktemp("readme")
+    (folder / "photos").mkdir()
     generator = load_network(BUNDLE / "mobilestylegan_128.npz")
     w = generator.mapping(z_of_seed(5, generator.z_dim), psi=0.7)
     face = np.asarray(generator.synthesis(w)[0])[0]
-    Image.fromarray(photos.to_uint8(face)).resize((300, 300)).save(folder / "face.jpg")
+    photo = Image.fromarray(photos.to_uint8(face)).resize((300, 300))
+    for name in ("face.jpg", "photos/1.jpg", "photos/2.jpg", "photos/3.jpg"):
+        photo.save(folder / name)
     return folder
 
 

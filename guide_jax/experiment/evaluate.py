@@ -11,9 +11,11 @@ from guide_jax.errors import InputError, UnlearningError
 from guide_jax.latents import Found, LatentFinder, Photos
 from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration, calibration_of
+from guide_jax.metrics.doubts import find_doubts
 from guide_jax.metrics.evaluator import Evaluator, Judged
 from guide_jax.metrics.fid import FidMeasure
-from guide_jax.metrics.judges import Faces, Judge, similarity
+from guide_jax.metrics.judges import Judge
+from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.people import Person
 from guide_jax.reports import pictures
 from guide_jax.reports.summary import Done, summarise
@@ -78,6 +80,11 @@ class EvaluateJob:
     def _judges(self) -> dict[str, Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]
         if settings.align == "mtcnn":
+            if isinstance(judge, DlibResNet):
+                raise InputError(
+                    "config.evaluate.align is 'mtcnn', but dlib's network takes another"
+                    " crop; use 'crop', or the judge 'dlib' of config.evaluate.external"
+                )
             detector = self._networks["detector"]
             first = judges.aligning_judge(judge, detector, settings.batch)
         else:
@@ -89,10 +96,13 @@ class EvaluateJob:
     def _calibrated(self) -> tuple[str, Calibration] | None:
         """Returns the first judge with known error rates on real photos."""
         for name in (MAIN_JUDGE, *self._external):
-            network = self._networks["judge"] if name == MAIN_JUDGE else None
-            if calibration := calibration_of(name, network):
+            if calibration := self._calibration_of(name):
                 return name, calibration
         return None
+
+    def _calibration_of(self, name: str) -> Calibration | None:
+        network = self._networks["judge"] if name == MAIN_JUDGE else None
+        return calibration_of(name, network)
 
     def images(self, w: np.ndarray) -> np.ndarray:
         """Returns the original generator's images of codes `[N, L, D]`."""
@@ -108,37 +118,24 @@ class EvaluateJob:
         if not found.photos.paths or calibrated is None:
             return []
         name, calibration = calibrated
-        rates = f"by {self._describe(name)}: {calibration.describe()}"
-        images = np.concatenate([found.photos.images, found.tests.images])
-        paths = (*found.photos.paths, *found.tests.paths)
-        photos = self._evaluator.judge(images)[name]
-        lines = []
-        own = self._evaluator.faces(self._generator, _of_photos(found))[name]
-        used = Faces(
-            photos.embeddings[: len(own.found)],
-            photos.found[: len(own.found)],
-            photos.floor,
+        photos, tests = found.photos, found.tests
+        w_own = found.codes.w_u[: len(photos.paths)]
+        return find_doubts(
+            (*photos.paths, *tests.paths),
+            self._evaluator.judge(np.concatenate([photos.images, tests.images]))[name],
+            self._evaluator.faces(self._generator, w_own)[name],
+            calibration,
+            self._describe(name),
         )
-        values = similarity(used, own)
-        if not values.size or values.mean() < calibration.threshold:
-            value = f"{values.mean():.2f}" if values.size else "none"
-            lines.append(
-                f"{paths[0]}: the reconstruction is not this person (similarity"
-                f" {value} {rates})"
-            )
-        for i, path in enumerate(paths):
-            others = [
-                similarity(_row(photos, i), _row(photos, j))
-                for j in range(len(paths))
-                if j != i
-            ]
-            known = np.concatenate([*others, np.zeros(0)])
-            if known.size and known.max() < calibration.threshold:
-                lines.append(
-                    f"{path}: seems to show somebody else than the folder's other"
-                    f" photos (similarity {known.max():.2f} at most, {rates})"
-                )
-        return lines
+
+    def _calibrations(self) -> dict[str, str]:
+        """Returns what is known about each judge's error rates on real photos."""
+        found = {}
+        for name in (MAIN_JUDGE, *self._external):
+            calibration = self._calibration_of(name)
+            text = calibration.describe() if calibration else "not measured"
+            found[self._describe(name)] = text
+        return found
 
     def _describe(self, judge: str) -> str:
         return self._networks["judge"].kind if judge == MAIN_JUDGE else judge
@@ -230,6 +227,7 @@ class EvaluateJob:
         for note in notes:
             self._console.say(f"note: {note}")
         entry["notes"] = notes
+        entry["calibration"] = self._calibrations()
         entry["ids"] = self.ids(record.training)
         entry["seconds"] = {"training": record.seconds}
         # The stored training's settings, with the current settings of the measures.
@@ -312,15 +310,6 @@ class EvaluateJob:
             f" ({known}), so the wrong person may be forgotten; see config.source.align"
             " and config.source.refine"
         ]
-
-
-def _of_photos(found: Found) -> np.ndarray:
-    """Returns the codes of the photos themselves, without those of altered copies."""
-    return found.codes.w_u[: len(found.photos.paths)]
-
-
-def _row(faces: Faces, i: int) -> Faces:
-    return Faces(faces.embeddings[i : i + 1], faces.found[i : i + 1], faces.floor)
 
 
 def _check_finite(*measures: Mapping[str, float | int | None]) -> None:

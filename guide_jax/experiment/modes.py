@@ -157,7 +157,9 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
 
 def _check_same(config: Config, networks: Networks) -> None:
     """Raises InputError if another process would train differently."""
-    distributed.check_same(fingerprint.of_training(config, "", networks.hashes))
+    # Only process 0 knows the people, but all must take as many codes in each step.
+    per_step = f"{config.training.codes_per_step} codes per step"
+    distributed.check_same(fingerprint.of_training(config, per_step, networks.hashes))
 
 
 def _cache_programs(cache: Path) -> None:

@@ -130,14 +130,15 @@ class Evaluator:
         self,
         kept: Kept,
         person: tuple[Judged, Judged],
-        further: Mapping[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]],
+        further: Mapping[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]]
+        | None = None,
     ) -> dict[str, Any]:
         """Computes the measures of one unlearned generator.
 
         Args:
             kept: other people, before and after.
             person: the forgotten person, before and after.
-            further: name of a measure -> the embeddings that it compares.
+            further: name of a further measure -> the embeddings that it compares.
 
         Returns:
             "measures" (by the names in `metrics/measures.py`) and "judges" (each
@@ -146,7 +147,7 @@ class Evaluator:
         """
         own = person[0].faces, person[1].faces
         pairs: dict[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]]
-        pairs = {"id": own, "id_kept": (kept.before, kept.after), **further}
+        pairs = {"id": own, "id_kept": (kept.before, kept.after)} | dict(further or {})
         first, *others = (
             self._by_judge(name, pairs, kept.before[name]) for name in self._judges
         )
@@ -168,8 +169,9 @@ class Evaluator:
         found["id_strangers"] = _mean(strangers(before))
         worst = cosines["id_kept"]
         found["id_kept_worst"] = float(worst.min()) if worst.size else None
-        judged = [faces[name].found for pair in pairs.values() for faces in pair]
-        found["no_face"] = int(sum(np.sum(~each) for each in judged))
+        # Several measures may compare the same images, which count once.
+        judged = {id(x[name]): x[name] for pair in pairs.values() for x in pair}
+        found["no_face"] = int(sum(np.sum(~faces.found) for faces in judged.values()))
         return found
 
     def inversion(self, photos: Judged, reconstructions: Judged) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     schema      version of this schema
     people      an entry for each person: person, title, measures, judges (each further
                 judge's measures), inversion (photos only; its "judges" are the further
-                judges), notes, ids, seconds
+                judges), notes, calibration (each judge's error rates on real
+                photos), ids, seconds
     mean        measures, judges and inversion, averaged over the people
     deviation   their sample standard deviations, for values from two or more people
     id_targets  mean identity similarity of different people's targets, or null

@@ -248,6 +248,22 @@ def test_an_aligned_photo_is_used_as_it_is(save, mtcnn):
     )
 
 
+@pytest.mark.parametrize("side", [162, 324])
+def test_a_photo_is_aligned_if_its_corners_are_within_a_twentieth(side):
+    # FACE's crop is then the whole photo, see the published formula above.
+    points = (FACE - np.array([9, -16.5])) * side / 162 - 0.5
+    image = np.zeros((side, side, 3), np.uint8)
+    for direction in ([1, 0], [0, -1], [-1, 1]):
+        for moved, aligned in ((0, True), (0.045, True), (0.055, False), (0.1, False)):
+            shift = moved * side * np.array(direction)
+            assert align.is_aligned(image, points + shift) == aligned, moved
+    # A larger face moves all corners.
+    middle = align.ffhq_quad(points).mean(0)
+    for scale, aligned in ((1.08, True), (1.12, False), (0.92, True), (0.88, False)):
+        larger = (points - middle) * scale + middle
+        assert align.is_aligned(image, larger) == aligned, scale
+
+
 def test_align_none_equals_load_photo_and_needs_no_detector(save):
     path = save(150, 240, (20, 20, 60))
     photo, note = align.prepare_photo(path, None, 64, "none")

@@ -12,8 +12,8 @@ from guide_jax.models import arcface
 COUNT = BATCH + 3  # the second batch is not full
 
 
-def faces(embeddings):
-    return Faces(embeddings, np.ones(len(embeddings), bool))
+def faces(embeddings, floor=0.0):
+    return Faces(embeddings, np.ones(len(embeddings), bool), floor)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,8 @@ def test_an_unchanged_generator_keeps_all_identities(setting):
         assert measures[name] == pytest.approx(1, abs=1e-6)
     for name in ("lpips_person", "lpips_kept", "no_face"):
         assert measures[name] == pytest.approx(0, abs=1e-6)
-    assert "id_others" not in measures  # no test photos
+    for name in ("id_others", "id_photo", "id_photo_others"):
+        assert name not in measures  # no photos
 
 
 @pytest.mark.parametrize("shown", [0, 2, BATCH + 1])
@@ -106,11 +107,15 @@ def test_compare_equals_numpy(setting):
         Judged(images[:1], {"judge": faces(a[:1])}),
         Judged(images[-1:], {"judge": faces(a[-1:])}),
     )
-    tests = {"judge": faces(a[:3])}, {"judge": faces(a[3:6])}
+    further = {
+        "id_photo_others": ({"judge": faces(a[5:6])}, {"judge": faces(a[2:3])}),
+        "id_others": ({"judge": faces(a[:3])}, {"judge": faces(a[3:6])}),
+        "id_photo": ({"judge": faces(a[1:2])}, {"judge": faces(a[4:5])}),
+    }
     lpips = np.linspace(0, 1, COUNT)
     none = (images[:0], images[:0])
     kept = Kept({"judge": faces(a)}, {"judge": faces(a[::-1])}, lpips, none)
-    found = evaluator.compare(kept, person, tests)
+    found = evaluator.compare(kept, person, further)
     measures = found["measures"]
     assert found["judges"] == {}
 
@@ -120,6 +125,8 @@ def test_compare_equals_numpy(setting):
     wanted = {
         "id": a[0] @ a[-1],
         "id_others": np.mean([a[i] @ a[i + 3] for i in range(3)]),
+        "id_photo": a[1] @ a[4],
+        "id_photo_others": a[5] @ a[2],
         "id_strangers": np.mean(pairs),
         "lpips_person": evaluator.lpips(images[:1], images[-1:])[0],
         "id_kept": np.mean(own),
@@ -132,6 +139,28 @@ def test_compare_equals_numpy(setting):
     for name, value in wanted.items():
         assert measures[name] == pytest.approx(value, abs=1e-5), name
         assert type(measures[name]) in (float, int), name  # JSON takes them
+
+
+def test_every_similarity_is_rescaled_by_the_judge_s_floor(setting):
+    _, _, _, evaluator, judged = setting
+    a, images = judged.faces["judge"].embeddings, judged.images
+
+    def measured(floor):
+        def each(part):
+            return {"judge": faces(part, floor)}
+
+        own = Judged(images[:1], each(a[:1])), Judged(images[-1:], each(a[-1:]))
+        none = (images[:0], images[:0])
+        kept = Kept(each(a), each(a[::-1]), np.zeros(COUNT), none)
+        further = {"id_photo": (each(a[1:2]), each(a[4:5]))}
+        return evaluator.compare(kept, own, further)["measures"]
+
+    plain, rescaled = measured(0.0), measured(0.75)
+    names = ["id", "id_photo", "id_strangers", "id_kept", "id_kept_worst"]
+    assert [name for name in plain if name.startswith("id")] == names
+    for name, value in plain.items():
+        wanted = (value - 0.75) / 0.25 if name in names else value
+        assert rescaled[name] == pytest.approx(wanted, abs=1e-5), name
 
 
 def test_images_without_a_face_are_counted_and_left_out(setting):
@@ -153,7 +182,7 @@ def test_images_without_a_face_are_counted_and_left_out(setting):
     other = brightened(generator)
     kept = evaluator.kept(other, w, 0)
     own = evaluator.judged(generator, w[2:3]), evaluator.judged(other, w[2:3])
-    found = evaluator.compare(kept, own)
+    found = evaluator.compare(kept, own, {})
     measures, second = found["measures"], found["judges"]["second"]
     assert measures["id"] is None
     assert measures["no_face"] == 3  # the person before, and two of the others
@@ -161,6 +190,13 @@ def test_images_without_a_face_are_counted_and_left_out(setting):
     assert second["id"] == pytest.approx(
         np.sum(own[0].faces["second"].embeddings * own[1].faces["second"].embeddings)
     )
+    # An image that several measures compare counts once; the photo has no face either.
+    blank = Faces(np.zeros((1, 5), np.float32), np.zeros(1, bool))
+    further = {"id_photo": ({"first": blank, "second": blank}, own[0].faces)}
+    again = evaluator.compare(kept, own, further)
+    assert again["measures"]["no_face"] == 4
+    assert again["judges"]["second"]["no_face"] == 1
+    assert again["measures"]["id_photo"] is None
     a, b = kept.before["second"].embeddings, kept.after["second"].embeddings
     cosines = np.sum(a * b, axis=1)
     assert measures["id_kept"] == pytest.approx(np.delete(cosines, [2, 5]).mean())
@@ -170,10 +206,49 @@ def test_images_without_a_face_are_counted_and_left_out(setting):
 def test_an_image_matches_itself_perfectly_and_another_less(setting):
     generator, _, w, evaluator, _ = setting
     first, second = (evaluator.judged(generator, code[None]) for code in w[:2])
-    assert evaluator.inversion(first.images, first) == {
+    assert evaluator.inversion(first, first) == {
         "id": pytest.approx(1, abs=1e-5),
         "lpips": pytest.approx(0, abs=1e-6),
+        "judges": {},
     }
-    other = evaluator.inversion(first.images, second)
+    other = evaluator.inversion(first, second)
     assert other["id"] < 0.999
     assert other["lpips"] > 0.01
+
+
+def test_inversion_averages_over_photos_and_lists_each_judge(setting):
+    generator, networks, _, _, judged = setting
+    judge = cropping_judge(networks.identity, BATCH)
+    named = {"first": judge, "second": judge, "third": judge}
+    evaluator = Evaluator(generator, networks.lpips, named)
+    a, images = judged.faces["judge"].embeddings.astype(float), judged.images
+    seen, unseen = np.array([True, False]), np.array([False, False])
+
+    def parts(rows):
+        whole = faces(a[rows])
+        return Judged(
+            images[rows],
+            {
+                "first": whole,
+                "second": Faces(whole.embeddings, seen),
+                "third": Faces(whole.embeddings, unseen),
+            },
+        )
+
+    found = evaluator.inversion(parts([0, 1]), parts([2, 3]))
+    cosines = a[0] @ a[2], a[1] @ a[3]
+    assert found["id"] == pytest.approx(np.mean(cosines))
+    assert found["judges"]["second"] == {"id": pytest.approx(cosines[0])}
+    assert found["judges"]["third"] == {"id": None}
+    assert list(found["judges"]) == ["second", "third"]
+    lpips = evaluator.lpips(images[:2], images[2:4])
+    assert found["lpips"] == pytest.approx(lpips.mean())
+
+
+def test_embeddings_in_batches_equal_those_of_judged(setting):
+    generator, _, w, evaluator, judged = setting
+    found = evaluator.faces(generator, w)["judge"]
+    np.testing.assert_allclose(
+        found.embeddings, judged.faces["judge"].embeddings, atol=1e-5
+    )
+    assert found.found.shape == (COUNT,)

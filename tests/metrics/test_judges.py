@@ -8,13 +8,13 @@ from guide_jax.errors import InputError
 from guide_jax.faces.detect import Face
 from guide_jax.metrics import judges
 from guide_jax.metrics.judges import Faces
-from guide_jax.models import arcface
+from guide_jax.models import arcface, dlib_resnet
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
 
 
-def faces(embeddings, found):
-    return Faces(np.float32(embeddings), np.array(found))
+def faces(embeddings, found, floor=0.0):
+    return Faces(np.float32(embeddings), np.array(found), floor)
 
 
 def test_a_cropping_judge_finds_a_face_in_every_image():
@@ -23,6 +23,16 @@ def test_a_cropping_judge_finds_a_face_in_every_image():
     wanted = tiny.jitted(encoder, arcface.embed, IMAGES)
     np.testing.assert_allclose(judged.embeddings, wanted, atol=1e-6)
     assert judged.found.tolist() == [True] * 3
+    assert judged.floor == 0
+
+
+def test_a_cropping_judge_crops_and_rescales_for_dlib_s_network():
+    network = tiny.dlib_resnet()
+    judged = judges.cropping_judge(network, 3)(IMAGES)
+    wanted = tiny.jitted(network, dlib_resnet.embed, IMAGES)
+    np.testing.assert_allclose(judged.embeddings, wanted, atol=1e-6)
+    assert judged.found.tolist() == [True] * 3
+    assert judged.floor == dlib_resnet.STRANGERS
 
 
 def test_an_aligning_judge_embeds_the_detected_face(monkeypatch):
@@ -53,12 +63,32 @@ def test_similarities_use_only_images_with_faces():
     assert judges.strangers(faces([[1, 0]], [True])).size == 0
 
 
+def test_similarities_are_0_at_the_floor_and_1_for_the_same_image():
+    np.testing.assert_allclose(
+        judges.rescaled(np.array([0.8, 0.9, 1.0, 0.6]), 0.8), [0, 0.5, 1, -1]
+    )
+    a = faces([[1, 0], [0, 1], [1, 0]], [True] * 3, floor=0.2)
+    b = faces([[1, 0], [0, 1], [0.6, 0.8]], [True] * 3, floor=0.2)
+    np.testing.assert_allclose(judges.similarity(a, b), [1, 1, 0.5], atol=1e-6)
+    np.testing.assert_allclose(judges.strangers(b), [-0.25, 0.5, 0.75], atol=1e-6)
+
+
+def test_joined_faces_keep_their_order_and_floor():
+    parts = [faces([[1, 0]], [True], 0.3), faces([[0, 0], [0, 1]], [False, True], 0.3)]
+    whole = judges.joined(parts)
+    np.testing.assert_array_equal(whole.embeddings, [[1, 0], [0, 0], [0, 1]])
+    assert whole.found.tolist() == [True, False, True]
+    assert whole.floor == 0.3
+
+
 # External -----------------------------------------------------------------------------
 
 
 class Middle:
     """An external encoder: embeds the mean colour, and finds a face in red images."""
 
+    # Any installed package will do.
+    package, floor = "numpy", 0.25
     files = ("middle.dat",)
 
     def __init__(self, folder):
@@ -88,6 +118,27 @@ def test_an_external_judge_gets_images_averaged_to_256_pixels(middle):
     np.testing.assert_allclose(np.linalg.norm(judged.embeddings, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(judged.embeddings[0], np.full(3, 3**-0.5), atol=1e-3)
     assert judged.found.tolist() == [True, False]
+    assert judged.floor == 0.25
+
+
+def test_auto_names_the_installed_external_judges(middle, monkeypatch):
+    assert judges.chosen(("auto",), middle) == ("middle",)
+    assert judges.chosen(("auto",), middle.parent) == ()  # no files there
+    assert judges.chosen((), middle) == ()
+    # Judges that are named are never left out, and each is used once.
+    assert judges.chosen(("dlib", "auto", "middle"), middle) == ("dlib", "middle")
+    assert judges.chosen(("nobody",), middle) == ("nobody",)
+    monkeypatch.setattr(Middle, "package", "no_such_package")
+    assert judges.chosen(("auto",), middle) == ()
+    assert judges.chosen(("middle",), middle) == ("middle",)
+
+
+def test_every_external_judge_names_its_package_files_and_floor():
+    for name, encoder in judges.ENCODERS.items():
+        assert encoder.package in {"dlib": "dlib", "facenet": "cv2"}[name]
+        assert encoder.files
+        assert 0 <= encoder.floor < 1
+    assert judges.Dlib.floor == dlib_resnet.STRANGERS
 
 
 def test_external_judge_mistakes_give_a_one_line_error(middle, monkeypatch):

@@ -53,6 +53,7 @@ def report(tmp_path):
         (folder / "metrics.jsonl").write_text(text)
         np.savez(folder / "embeddings.npz")
         entry = {"person": name, "title": f"title of {name}", "notes": ["a & b"]}
+        entry["calibration"] = {"ir": "not measured", "<d>": "1 % & more"}
         done.append(Done(entry | {"measures": {"id": 0.125}}, folder))
     failed = [Failed("<c>", "no face & no hope")]
     summary = summarise(done, failed, {"steps": 1000})
@@ -79,6 +80,8 @@ def test_the_report_contains_people_faults_curves_and_settings(report):
     assert "<c>: no face & no hope" in reader.text
     assert '"steps": 1000' in reader.text
     assert "0.125 ± 0.000" in reader.text
+    for judge, rates in (("ir", "not measured"), ("<d>", "1 % & more")):
+        assert judge + rates in reader.text  # in two cells of a row
     images = [attrs["alt"] for tag, attrs in reader.tags if tag == "img"]
     assert images == ["before", "after"] * 2
     assert "a & b" in reader.text
@@ -99,7 +102,8 @@ def test_a_measure_that_does_not_apply_is_a_dash_and_no_face_is_named(tmp_path):
         {"person": "a", "title": "a", "measures": {"id": None, "id_others": 0.5}},
         {"person": "b", "title": "b", "measures": {"id": 0.25}},
     ]
-    done = [Done(entry | {"notes": []}, tmp_path) for entry in entries]
+    more = {"notes": [], "calibration": {}}
+    done = [Done(entry | more, tmp_path) for entry in entries]
     text = render_report(summarise(done, [], {}), done, "x")
     cells = re.findall(r'<td class="n">([^<]*)</td>', text)
     assert cells[-4:] == ["no face", "0.500", "0.250", "-"]
@@ -109,6 +113,7 @@ def test_a_person_without_steps_has_no_curve(tmp_path):
     np.savez(tmp_path / "embeddings.npz")
     (tmp_path / "metrics.jsonl").write_text("")
     entry = {"person": "a", "title": "a", "measures": {"id": None}, "notes": []}
+    entry["calibration"] = {}
     done = [Done(entry, tmp_path)]
     reader = Reader(render_report(summarise(done, [], {}), done, "x"))
     assert "svg" not in [tag for tag, _ in reader.tags]

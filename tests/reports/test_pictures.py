@@ -19,6 +19,7 @@ def test_before_after_shows_every_image_in_its_position(tmp_path):
     pictures.before_after(
         path,
         {"before": images[0], "after": images[1]},
+        [],
         (np.stack(images[2:5]), np.stack(images[5:])),
         "caption",
     )
@@ -41,9 +42,27 @@ def test_before_after_shows_every_image_in_its_position(tmp_path):
 def test_before_after_is_as_wide_as_the_person_needs(tmp_path):
     people = {name: flat(COLOURS[0]) for name in "abcd"}
     one = np.stack([flat(COLOURS[1])])
-    pictures.before_after(tmp_path / "x.png", people, (one, one), "")
+    pictures.before_after(tmp_path / "x.png", people, [], (one, one), "")
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (8 + 4 * 200, 696)
+
+
+def test_before_after_has_a_row_for_each_test_photo(tmp_path):
+    images = [flat(colour) for colour in COLOURS]
+    tests = [tuple(images[1:4]), tuple(images[4:7])]
+    one = np.stack([images[7]])
+    path = tmp_path / "x.png"
+    pictures.before_after(path, {"photo": images[0]}, tests, (one, one), "")
+    with Image.open(path) as opened:
+        sheet = np.asarray(opened)
+    assert sheet.shape == (30 + 5 * 222, 8 + 3 * 200, 3)
+    positions = [(0, 0), *((row, column) for row in (1, 2) for column in range(3))]
+    positions += [(3, 0), (4, 0)]
+    for (row, column), colour in zip(positions, [*COLOURS, COLOURS[7]], strict=True):
+        top, left = 30 + 222 * row + 22, 8 + 200 * column
+        assert (sheet[top : top + 192, left : left + 192] == colour).all()
+        # The row's title or the image's label is above it.
+        assert (sheet[top - 22 : top, left : left + 192] != 255).any()
 
 
 def test_images_are_numbered_and_replace_earlier_ones(tmp_path):
@@ -58,3 +77,35 @@ def test_images_are_numbered_and_replace_earlier_ones(tmp_path):
     with Image.open(path) as image:
         assert image.size == (24, 24)
         assert image.getpixel((3, 3)) == COLOURS[2]
+
+
+def test_test_photos_follow_the_person_s_images(tmp_path):
+    images = [flat(colour) for colour in COLOURS]
+    person = {"photo": images[0], "after": images[1]}
+    pictures.save_images(tmp_path, person, [tuple(images[2:5]), tuple(images[5:])])
+    paths = pictures.stored_images(tmp_path)
+    assert [path.name for path in paths] == [
+        "1_photo.png", "2_after.png",
+        "3_test_photo.png", "4_reconstruction_before.png", "5_after.png",
+        "6_test_photo.png", "7_reconstruction_before.png", "8_after.png",
+    ]  # fmt: skip
+    for path, colour in zip(paths, COLOURS, strict=True):
+        with Image.open(path) as image:
+            assert image.getpixel((3, 3)) == colour
+
+
+def test_more_than_nine_images_keep_their_order_and_are_replaced(tmp_path):
+    black = flat((0, 0, 0))
+    for name in ("11.png", "2_mine.png", "x_after.png", "01_after.png"):
+        (tmp_path / name).write_text("not theirs to remove")
+    pictures.save_images(tmp_path, {"photo": black}, [(black,) * 3] * 4)
+    stored = pictures.stored_images(tmp_path)
+    numbers = [path.name.partition("_")[0] for path in stored]
+    assert numbers == [str(i) for i in range(1, 14)]
+    assert [pictures.label_of(path) for path in stored] == [
+        "photo", *(("test photo", "reconstruction before", "after") * 4)
+    ]  # fmt: skip
+    pictures.save_images(tmp_path, {"before": black})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "1_before.png", "11.png", "2_mine.png", "x_after.png", "01_after.png"
+    }  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from guide_jax.reports.columns import Column, cells
 from guide_jax.reports.summary import Done, Failed, summarise, to_csv, versions
 
 
@@ -19,7 +20,7 @@ def done(tmp_path):
     for i, target in enumerate(targets):
         folder = tmp_path / str(i)
         folder.mkdir()
-        np.savez(folder / "embeddings.npz", target=target)
+        np.savez(folder / "embeddings.npz", target=target, floor=np.float32(0))
         entry = {
             "person": f"p{i}",
             "title": f"person {i}",
@@ -29,7 +30,12 @@ def done(tmp_path):
                 "people_kept": 4,
             },
             "judges": {"dlib": {"id": 0.75}},
-            "inversion": {"id": 0.5, "lpips": 0.125},
+            "inversion": {
+                "id": 0.5,
+                "lpips": 0.125,
+                "from_mean": 0.75,
+                "judges": {"dlib": {"id": 0.25 * i}, "facenet": {"id": None}},
+            },
             "seconds": {"training": i},
         }
         made.append(Done(entry, folder))
@@ -42,11 +48,43 @@ def test_means_skip_people_without_the_measure(done):
     assert mean["measures"]["id"] == 0.5
     assert deviation["measures"]["id"] == pytest.approx(np.sqrt(0.5))
     assert mean["judges"] == {"dlib": {"id": 0.75}}
-    assert mean["inversion"]["lpips"] == 0.125
+    assert mean["inversion"] == {
+        "id": 0.5,
+        "lpips": 0.125,
+        "from_mean": 0.75,
+        "judges": {"dlib": {"id": 0.25}},  # "facenet" never found a face
+    }
+    assert deviation["inversion"]["judges"] == {"dlib": {"id": 0.25}}
     assert deviation["measures"]["lpips_kept"] == 0
     assert summary["id_targets"] == pytest.approx((0 + 0.6 + 0.8) / 3)
     assert "seconds" not in summary["mean"]
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_means_have_the_form_of_an_entry(done):
+    summary = summarise(done, [], {})
+    again = cells(summary["mean"])
+    people = [cells(entry) for entry in summary["people"]]
+    known = {column for row in people for column, x in row.items() if x is not None}
+    assert set(again) == known
+    assert again[Column("id", "dlib", inversion=True)] == 0.25
+
+
+def test_similarities_of_targets_are_rescaled_by_the_judge_s_floor(done):
+    for _, folder in done:
+        with np.load(folder / "embeddings.npz") as archive:
+            target = archive["target"]
+        np.savez(folder / "embeddings.npz", target=target, floor=np.float32(0.2))
+    cosine = (0 + 0.6 + 0.8) / 3
+    wanted = (cosine - 0.2) / (1 - 0.2)
+    assert summarise(done, [], {})["id_targets"] == pytest.approx(wanted)
+
+
+def test_people_whose_target_has_no_face_are_left_out_of_the_similarity(done):
+    np.savez(done[0].folder / "embeddings.npz", floor=np.float32(0))
+    assert summarise(done, [], {})["id_targets"] == pytest.approx(0.8)
+    np.savez(done[1].folder / "embeddings.npz", floor=np.float32(0))
+    assert summarise(done, [], {})["id_targets"] is None
 
 
 def test_one_person_has_no_deviation_and_no_people_have_no_mean(done):
@@ -63,6 +101,9 @@ def test_csv_has_a_row_for_each_person_and_each_fault(done):
     assert [row["id"] for row in rows] == ["0.000000", "", "1.000000", ""]
     assert rows[0]["people_kept"] == "4"
     assert rows[0]["inversion.id"] == "0.500000"
+    assert rows[2]["inversion.dlib.id"] == "0.500000"
+    assert rows[0]["inversion.facenet.id"] == ""
+    assert rows[0]["inversion.from_mean"] == "0.750000"
     assert rows[1]["dlib.id"] == "0.750000"
     assert [row["fault"] for row in rows] == ["", "", "", 'not "an" image, at all']
     assert rows[3]["title"] == "x.jpg"

@@ -38,10 +38,22 @@ def test_table_names_missing_faces_and_the_judge():
 
 
 def test_table_shows_the_quality_of_an_inversion():
-    entry = {"measures": {}, "inversion": {"id": 0.5, "lpips": 0.125}}
+    inversion = {"id": 0.5, "lpips": 0.125, "from_mean": 0.75}
+    entry = {"measures": {}, "inversion": inversion}
     lines = person_table(entry).splitlines()
     assert lines[0].split()[:2] == ["inversion.id", "0.500"]
     assert lines[1].endswith(INVERSION["lpips"].meaning)
+    assert lines[2].split()[:2] == ["inversion.from_mean", "0.750"]
+    assert lines[2].endswith(INVERSION["from_mean"].meaning)
+
+
+def test_table_shows_each_judge_s_similarity_of_an_inversion():
+    judges = {"facenet": {"id": 0.25}, "dlib": {"id": None}}
+    entry = {"measures": {}, "inversion": {"id": 0.5, "judges": judges}}
+    lines = person_table(entry).splitlines()
+    assert lines[1].split()[:2] == ["inversion.facenet.id", "0.250"]
+    assert lines[1].endswith(INVERSION["id"].meaning + ", by facenet")
+    assert lines[2].split()[:3] == ["inversion.dlib.id", "no", "face"]
 
 
 def test_summary_table_has_means_and_deviations_except_for_counts():

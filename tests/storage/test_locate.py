@@ -1,11 +1,15 @@
 """How the networks that a config names are located and loaded."""
 
+import dlib_rule
 import pytest
 import tiny
 
 from configs import default, demo, mobile_ffhq
+from convert.dlib_file import FAMILY
+from convert.rules import convert
 from guide_jax.config import read
 from guide_jax.errors import InputError
+from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.storage import locate
 from guide_jax.storage.network_file import save_network
 
@@ -41,6 +45,16 @@ def test_a_config_without_an_encoder_accepts_no_photo():
 def test_a_network_of_the_wrong_kind_is_rejected(config):
     config.networks.judge.path = config.networks.generator.path
     with pytest.raises(InputError, match=r"mobilestylegan network, but .*judge"):
+        locate.load_networks(read(config))
+
+
+def test_dlib_s_network_may_judge_but_not_be_in_the_loss(config, tmp_path):
+    save_network(tmp_path / "dlib.npz", convert(dlib_rule.weights(), FAMILY))
+    config.networks.judge.path = str(tmp_path / "dlib.npz")
+    loaded = locate.load_networks(read(config))
+    assert isinstance(loaded["judge"], DlibResNet)
+    config.networks.identity.path = config.networks.judge.path
+    with pytest.raises(InputError, match=r"dlib_resnet network, but .*identity"):
         locate.load_networks(read(config))
 
 

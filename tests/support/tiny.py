@@ -8,6 +8,7 @@ from flax import nnx
 
 from guide_jax.config import load_config
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
@@ -151,6 +152,22 @@ class SmallLPIPS(LPIPS):
 def loss_networks(seed=0):
     """Returns small loss networks, LPIPS and identity."""
     return LossNetworks(random(SmallLPIPS, seed + 1), identity(seed))
+
+
+class SmallDlibResNet(DlibResNet):
+    """A one-convolution stand-in for dlib's network, for its 150 pixel crops; E = 6."""
+
+    def __init__(self, *, rngs):
+        self.conv = nnx.Conv(3, 6, (30, 30), 30, padding="VALID", rngs=rngs)
+
+    def __call__(self, crops):
+        """Returns embeddings [N, 6]."""
+        return jax.nn.relu(self.conv(crops)).mean((1, 2))
+
+
+def dlib_resnet(seed=0):
+    """Returns a small network that judges take for dlib's, E = 6."""
+    return random(SmallDlibResNet, seed)
 
 
 class SmallInception(Inception):

@@ -11,6 +11,7 @@ from guide_jax.config_types import LossWeights, PairWeights
 from guide_jax.errors import UnlearningError
 from guide_jax.training import trainer as training
 from guide_jax.training.accumulate import make_accumulating_step
+from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
 from guide_jax.training.sharding import DeviceGroup
 from guide_jax.training.step import draw_latents
@@ -231,6 +232,122 @@ def test_only_the_step_runs_at_the_configured_precision(generator, monkeypatch):
             ),
         )
     assert precisions == ["tensorfloat32"] * 2 + ["float32"] * 2
+
+
+# Several codes ------------------------------------------------------------------------
+
+MANY, MANY_TARGETS = (
+    np.random.default_rng(i).standard_normal((3, 4, 7)).astype(np.float32)
+    for i in range(2)
+)
+
+
+def rows_of(step, per_step, count=3, seed=0):
+    """Returns which codes a step takes, and checks that their targets are theirs."""
+    order = training._Order(MANY[:count], MANY_TARGETS[:count], np.zeros(2, np.uint32))
+    settings = tiny.training(codes_per_step=per_step, seed=seed)
+    w_u, w_target = training._codes_of(order, step, settings)
+    rows = [int(np.argmax((w == MANY).all((1, 2)))) for w in w_u]
+    np.testing.assert_array_equal(w_u, MANY[rows])
+    np.testing.assert_array_equal(w_target, MANY_TARGETS[rows])
+    return rows
+
+
+@pytest.mark.parametrize("per_step", [0, 3, 4])
+def test_every_step_takes_all_codes_if_asked_for_so_many(per_step):
+    for step in range(4):
+        assert rows_of(step, per_step) == [0, 1, 2]
+
+
+def test_codes_take_turns():
+    ones = [rows_of(step, 1) for step in range(7)]
+    assert sorted(row for (row,) in ones[:3]) == [0, 1, 2]
+    assert ones[3:6] == ones[:3]
+    assert ones[6] == ones[0]
+    pairs = [rows_of(step, 2) for step in range(3)]
+    assert [row for pair in pairs for row in pair] == [row for (row,) in ones[:6]]
+    assert all(len(set(pair)) == 2 for pair in pairs)
+    orders = {
+        tuple(rows_of(step, 1, seed=seed)[0] for step in range(3)) for seed in range(20)
+    }
+    assert len(orders) > 1
+
+
+def test_a_single_code_is_taken_by_every_step():
+    assert [rows_of(step, 1, count=1) for step in range(3)] == [[0]] * 3
+
+
+class Killed(BaseException):
+    """Stands for a kill signal: nothing catches it."""
+
+
+def test_a_resumed_training_takes_the_codes_that_it_would_have_taken(
+    generator, tmp_path, monkeypatch
+):
+    taken, make = [], training.make_step
+
+    def make_recording_step(context, sampling):
+        step = make(context, sampling)
+
+        def recording(student, opt_state, constants, w_u, *rest):
+            taken.append(np.asarray(w_u))
+            return step(student, opt_state, constants, w_u, *rest)
+
+        return recording
+
+    monkeypatch.setattr(training, "make_step", make_recording_step)
+    codes = {"w_u": MANY, "w_target": MANY_TARGETS, "codes_per_step": 1, "steps": 5}
+    whole, calls = run(generator, **codes)
+    assert [step for step, _ in calls] == [0, 1, 2, 3, 4]
+    wanted = [MANY[rows_of(step, 1)] for step in range(5)]
+    np.testing.assert_array_equal(taken, wanted)
+
+    def kill(step, terms):
+        if step == 2:
+            raise Killed
+
+    taken.clear()
+    state = TrainStateStore(tmp_path / "state", "a training", 2)
+    with pytest.raises(Killed):
+        run(generator, **codes, state=state, on_step=kill)
+    taken.clear()
+    resumed, calls = run(generator, **codes, state=state)
+    assert [step for step, _ in calls] == [2, 3, 4]
+    np.testing.assert_array_equal(taken, wanted[2:])
+    before, after, again = map(tiny.flat, (generator, whole, resumed))
+    for name, leaf in after.items():
+        np.testing.assert_array_equal(again[name], leaf, err_msg=name)
+    changed = {name for name, leaf in after.items() if np.any(leaf != before[name])}
+    assert changed == parameters(generator)
+
+
+def test_a_following_process_broadcasts_as_many_codes_as_process_0(
+    generator, keys, monkeypatch
+):
+    settings = tiny.training(steps=3, codes_per_step=1)
+    follower = Trainer(generator, tiny.loss_networks(), settings)
+    key = np.asarray(jax.random.key_data(jax.random.key(0)))
+    orders = [
+        training._Order(MANY, MANY_TARGETS, key, 0, 3, 0),
+        training._Order(W_U, W_TARGET, key, 0, 1, 0),
+        follower._stop_order(),
+    ]
+    sent = [x for order in orders for x in (np.int32(len(order.w_u)), order)]
+
+    def broadcast(tree):
+        """Returns process 0's tree, which must have the shapes of this process's."""
+        theirs = sent.pop(0)
+        shapes = [jax.tree.map(np.shape, x) for x in (tree, theirs)]
+        assert shapes[0] == shapes[1]
+        return jax.tree.map(np.asarray, theirs)
+
+    monkeypatch.setattr(training.distributed, "broadcast", broadcast)
+    follower.follow()
+    assert sent == []
+    assert [i for _, i in keys] == [0, 1, 2, 0]
+
+
+# Random latents, and accumulation -----------------------------------------------------
 
 
 def sample_latents(generator, num_adjacent, num_global, seed=0, codes=1, **changes):
