@@ -144,7 +144,7 @@ class Trainer:
     def close(self) -> None:
         """Ends `follow` in the other processes, unless they wait inside a step."""
         if not self._in_step:
-            distributed.broadcast(self._stop_order())
+            _broadcast(self._stop_order())
 
     def _stop_order(self) -> "_Order":
         w = np.zeros((1, self._generator.num_ws, self._generator.w_dim), np.float32)
@@ -171,12 +171,7 @@ class Trainer:
         Returns:
             The student's parameters, or None if the order is to stop.
         """
-        # All processes must broadcast arrays of the same shapes.
-        count = int(distributed.broadcast(np.int32(len(order.w_u))))
-        if count != len(order.w_u):
-            blank = np.zeros((count, *order.w_u.shape[1:]), np.float32)
-            order = order._replace(w_u=blank, w_target=blank)
-        order = distributed.broadcast(jax.tree.map(np.asarray, order))
+        order = _broadcast(order)
         if order.steps < 0:
             return None
         self._in_step = True
@@ -247,6 +242,16 @@ class _Order(NamedTuple):
     first: int = 0
     steps: int = -1  # below 0: stop
     every: int = 0  # steps between two checkpoints
+
+
+def _broadcast(order: _Order) -> _Order:
+    """Returns process 0's order in all processes."""
+    # All processes must broadcast arrays of the same shapes.
+    count = int(distributed.broadcast(np.int32(len(order.w_u))))
+    if count != len(order.w_u):
+        blank = np.zeros((count, *order.w_u.shape[1:]), np.float32)
+        order = order._replace(w_u=blank, w_target=blank)
+    return distributed.broadcast(jax.tree.map(np.asarray, order))
 
 
 def _codes_of(
