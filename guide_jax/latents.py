@@ -187,8 +187,10 @@ class LatentFinder:
         L, D = self._generator.num_ws, self._generator.w_dim
         codes = [np.zeros((0, L, D), np.float32)]
         for photo in np.split(photos, len(photos)) if len(photos) else ():
-            w = self._encode(photo)
-            if self._config.source.refine.steps:
-                w = self._refine(w if start is None else jnp.asarray(start), photo)
+            if not self._config.source.refine.steps:
+                w = self._encode(photo)
+            else:
+                first = self._encode(photo) if start is None else jnp.asarray(start)
+                w = self._refine(first, photo)
             codes.append(np.asarray(w))
         return np.concatenate(codes)

@@ -58,8 +58,15 @@ class EvaluateJob:
         self._latents = latents or LatentFinder(config, networks, self._console)
         settings = config.evaluate
         self._external = judges.chosen(settings.external, settings.external_folder)
+        self._judges = self._make_judges()
+        # Of those judges whose error rates on real photos are known.
+        self._calibrations = {
+            name: calibration
+            for name in self._judges
+            if (calibration := calibration_of(name, self._network_of(name)))
+        }
         self._evaluator = Evaluator(
-            self._generator, networks["lpips"], self._judges(), settings.batch
+            self._generator, networks["lpips"], self._judges, settings.batch
         )
         self._fid = None
         if settings.fid_samples:
@@ -77,7 +84,7 @@ class EvaluateJob:
         )
         self._w_others = self._latents.random(settings.seed, settings.others)
 
-    def _judges(self) -> dict[str, Judge]:
+    def _make_judges(self) -> dict[str, Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]
         if settings.align == "mtcnn":
             if isinstance(judge, DlibResNet):
@@ -93,16 +100,12 @@ class EvaluateJob:
         further = {name: judges.external_judge(name, folder) for name in self._external}
         return {MAIN_JUDGE: first} | further
 
-    def _calibrated(self) -> tuple[str, Calibration] | None:
-        """Returns the first judge with known error rates on real photos."""
-        for name in (MAIN_JUDGE, *self._external):
-            if calibration := self._calibration_of(name):
-                return name, calibration
-        return None
+    def _network_of(self, judge: str) -> Any:
+        """Returns a judge's network, or None if the judge is external."""
+        return self._networks["judge"] if judge == MAIN_JUDGE else None
 
-    def _calibration_of(self, name: str) -> Calibration | None:
-        network = self._networks["judge"] if name == MAIN_JUDGE else None
-        return calibration_of(name, network)
+    def _first_calibrated(self) -> tuple[str, Calibration] | None:
+        return next(iter(self._calibrations.items()), None)
 
     def images(self, w: np.ndarray) -> np.ndarray:
         """Returns the original generator's images of codes `[N, L, D]`."""
@@ -114,31 +117,31 @@ class EvaluateJob:
         It relies on the first judge whose error rates on real photos are known; without
         one, there is nothing to say.
         """
-        calibrated = self._calibrated()
+        calibrated = self._first_calibrated()
         if not found.photos.paths or calibrated is None:
             return []
         name, calibration = calibrated
         photos, tests = found.photos, found.tests
-        w_own = found.codes.w_u[: len(photos.paths)]
+        judge, w_own = self._judges[name], found.codes.w_u[: len(photos.paths)]
         return find_doubts(
             (*photos.paths, *tests.paths),
-            self._evaluator.judge(np.concatenate([photos.images, tests.images]))[name],
-            self._evaluator.faces(self._generator, w_own)[name],
+            judge(np.concatenate([photos.images, tests.images])),
+            judge(self.images(w_own)),
             calibration,
             self._describe(name),
         )
 
-    def _calibrations(self) -> dict[str, str]:
+    def _error_rates(self) -> dict[str, str]:
         """Returns what is known about each judge's error rates on real photos."""
-        found = {}
-        for name in (MAIN_JUDGE, *self._external):
-            calibration = self._calibration_of(name)
-            text = calibration.describe() if calibration else "not measured"
-            found[self._describe(name)] = text
-        return found
+        known = self._calibrations
+        return {
+            self._describe(x): known[x].describe() if x in known else "not measured"
+            for x in self._judges
+        }
 
     def _describe(self, judge: str) -> str:
-        return self._networks["judge"].kind if judge == MAIN_JUDGE else judge
+        network = self._network_of(judge)
+        return network.kind if network else judge
 
     def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
         """Measures the generator that is stored in a person's folder.
@@ -227,7 +230,7 @@ class EvaluateJob:
         for note in notes:
             self._console.say(f"note: {note}")
         entry["notes"] = notes
-        entry["calibration"] = self._calibrations()
+        entry["calibration"] = self._error_rates()
         entry["ids"] = self.ids(record.training)
         entry["seconds"] = {"training": record.seconds}
         # The stored training's settings, with the current settings of the measures.
@@ -295,7 +298,7 @@ class EvaluateJob:
     ) -> list[str]:
         """Returns a note if the photo's reconstruction hardly resembles the person."""
         own, known = entry["inversion"]["id"], ""
-        if calibrated := self._calibrated():
+        if calibrated := self._first_calibrated():
             name, calibration = calibrated
             threshold, known = calibration.threshold, calibration.describe()
             if name != MAIN_JUDGE:

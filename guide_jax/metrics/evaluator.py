@@ -1,6 +1,6 @@
 """Compares an unlearned generator with the original that it was made from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,12 +74,6 @@ class Evaluator:
         """Returns each judge's embeddings of images `[N, H, W, 3]`."""
         return {name: judge(images) for name, judge in self._judges.items()}
 
-    def faces(self, generator: Generator, w: np.ndarray) -> dict[str, Faces]:
-        """Judges as `judged` does, batch by batch, but returns only the embeddings."""
-        parts = np.split(w, range(self._batch, len(w), self._batch))
-        seen = [self.judge(self.images(generator, part)) for part in parts]
-        return {name: joined([x[name] for x in seen]) for name in self._judges}
-
     def judged(self, generator: Generator, w: np.ndarray) -> Judged:
         """Generates images of latents `[N, L, D]` and judges them."""
         images = self.images(generator, w)
@@ -148,19 +142,25 @@ class Evaluator:
         own = person[0].faces, person[1].faces
         pairs: dict[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]]
         pairs = {"id": own, "id_kept": (kept.before, kept.after)} | dict(further or {})
-        first, *others = (
-            self._by_judge(name, pairs, kept.before[name]) for name in self._judges
+        first, others = self._for_judges(
+            lambda name: self._by_judge(name, pairs, kept.before[name])
         )
         first["lpips_person"] = float(
             self.lpips(person[0].images, person[1].images).mean()
         )
         first["lpips_kept"] = float(kept.lpips.mean())
         first["people_kept"] = len(kept.lpips)
-        names = list(self._judges)[1:]
         return {
             "measures": _in_order(first),
-            "judges": dict(zip(names, map(_in_order, others), strict=True)),
+            "judges": {name: _in_order(found) for name, found in others.items()},
         }
+
+    def _for_judges(
+        self, measure: Callable[[str], Measured]
+    ) -> tuple[Measured, dict[str, Measured]]:
+        """Returns the first judge's measures, and further judges' by their names."""
+        first, *further = self._judges
+        return measure(first), {name: measure(name) for name in further}
 
     @staticmethod
     def _by_judge(name: str, pairs: Mapping, before: Faces) -> Measured:
@@ -182,14 +182,14 @@ class Evaluator:
         Returns:
             "id" by the first judge, "lpips", and "judges", the further judges' "id".
         """
-        first, *further = (
-            {"id": _mean(similarity(photos.faces[x], reconstructions.faces[x]))}
-            for x in self._judges
-        )
+
+        def identity(name: str) -> Measured:
+            values = similarity(photos.faces[name], reconstructions.faces[name])
+            return {"id": _mean(values)}
+
+        first, others = self._for_judges(identity)
         lpips = self.lpips(photos.images, reconstructions.images).mean()
-        names = list(self._judges)[1:]
-        judges = dict(zip(names, further, strict=True))
-        return {**first, "lpips": float(lpips), "judges": judges}
+        return {**first, "lpips": float(lpips), "judges": others}
 
 
 def _in_order(measures: Measured) -> Measured:

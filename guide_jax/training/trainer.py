@@ -189,7 +189,8 @@ class Trainer:
         first, steps, every = (int(x) for x in (order.first, order.steps, order.every))
         devices = self._devices
         student, opt_state = devices.replicate((state["student"], state["opt_state"]))
-        codes = devices.replicate(_codes_of(order, first, self._settings))
+        codes = None
+        in_turn = 0 < self._settings.codes_per_step < len(order.w_u)
         key = devices.replicate(jax.random.wrap_key_data(order.key))
         # Terms are read one step late, so that no step waits for the host.
         waiting: list[tuple[int, dict[str, jax.Array]]] = []
@@ -199,9 +200,8 @@ class Trainer:
                 step, terms = waiting.pop(0)
                 report(step, _checked(step, person_terms(jax.device_get(terms))))
 
-        per_step = self._settings.codes_per_step
         for i in range(first, steps):
-            if 0 < per_step < len(order.w_u):
+            if codes is None or in_turn:
                 codes = devices.replicate(_codes_of(order, i, self._settings))
             with jax.default_matmul_precision(self._settings.compute.precision):
                 student, opt_state, terms = self._step(

@@ -4,7 +4,7 @@
     python tests/data/record_dlib.py --faces distill_work/faces.zip --models FOLDER
 
 The faces are those that `distill/faces.py` generates; FOLDER holds the two `.dat` files
-of PyPI's `face_recognition_models` 0.3.0. The file then has, for the first four faces:
+of PyPI's `face_recognition_models` 0.3.0. The output holds, for the first four faces:
 
     chips [4, 150, 150, 3] uint8   dlib's crops, RGB
     embeddings [4, 128]            of the published network

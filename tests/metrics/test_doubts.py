@@ -33,7 +33,7 @@ def doubts(photos, reconstructions, calibration=KNOWN):
         ([A], [A]),
         ([A], [BETWEEN]),
         ([A, A, A], [A, A]),
-        # Each photo resembles another one.
+        # Every photo resembles one of the others.
         ([A, BETWEEN, B], [A]),
         # The mean counts, because one code may be worse than the others.
         ([A, A, A], [A, A, B]),

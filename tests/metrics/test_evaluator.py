@@ -243,12 +243,3 @@ def test_inversion_averages_over_photos_and_lists_each_judge(setting):
     assert list(found["judges"]) == ["second", "third"]
     lpips = evaluator.lpips(images[:2], images[2:4])
     assert found["lpips"] == pytest.approx(lpips.mean())
-
-
-def test_embeddings_in_batches_equal_those_of_judged(setting):
-    generator, _, w, evaluator, judged = setting
-    found = evaluator.faces(generator, w)["judge"]
-    np.testing.assert_allclose(
-        found.embeddings, judged.faces["judge"].embeddings, atol=1e-5
-    )
-    assert found.found.shape == (COUNT,)

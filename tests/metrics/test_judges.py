@@ -17,22 +17,20 @@ def faces(embeddings, found, floor=0.0):
     return Faces(np.float32(embeddings), np.array(found), floor)
 
 
-def test_a_cropping_judge_finds_a_face_in_every_image():
-    encoder = tiny.identity()
-    judged = judges.cropping_judge(encoder, 2)(IMAGES)
-    wanted = tiny.jitted(encoder, arcface.embed, IMAGES)
+@pytest.mark.parametrize(
+    ("make", "embed", "batch", "floor"),
+    [
+        (tiny.identity, arcface.embed, 2, 0),
+        (tiny.dlib_resnet, dlib_resnet.embed, 3, dlib_resnet.STRANGERS),
+    ],
+)
+def test_a_cropping_judge_finds_a_face_in_every_image(make, embed, batch, floor):
+    network = make()
+    judged = judges.cropping_judge(network, batch)(IMAGES)
+    wanted = tiny.jitted(network, embed, IMAGES)
     np.testing.assert_allclose(judged.embeddings, wanted, atol=1e-6)
     assert judged.found.tolist() == [True] * 3
-    assert judged.floor == 0
-
-
-def test_a_cropping_judge_crops_and_rescales_for_dlib_s_network():
-    network = tiny.dlib_resnet()
-    judged = judges.cropping_judge(network, 3)(IMAGES)
-    wanted = tiny.jitted(network, dlib_resnet.embed, IMAGES)
-    np.testing.assert_allclose(judged.embeddings, wanted, atol=1e-6)
-    assert judged.found.tolist() == [True] * 3
-    assert judged.floor == dlib_resnet.STRANGERS
+    assert judged.floor == floor
 
 
 def test_an_aligning_judge_embeds_the_detected_face(monkeypatch):
