@@ -13,6 +13,11 @@ def get_config() -> ConfigDict:
     config.name = "default"
     config.seed = 0  # seeds all random draws during training
     config.steps = 1000  # training steps per person
+    # How the generator forgets. "guide": the paper's target and losses, `target` and
+    # `loss` below. "fold": the map of codes to targets in `fold` below, learned from
+    # activations; several times faster, and it also reaches photos that training has
+    # not seen. docs/forgetting.md compares them.
+    config.method = "guide"
     # dtype of the training step's activations and of its convolutions' inputs and
     # outputs: "float32" or "bfloat16". Parameters, sums, images and losses stay
     # float32. Inversion, evaluation and rendering always run in full float32.
@@ -100,6 +105,26 @@ def get_config() -> ConfigDict:
     target.name = "extra"
     # d, distance from the mean code to the target: L2 norm over the whole code [L, D].
     target.distance = 30.0
+
+    # The method "fold". A code's component is its distance from the mean code along the
+    # direction from the mean code to the person's. Lengths are L2 norms over the whole
+    # code [L, D], as for d.
+    config.fold = fold = ConfigDict()
+    # Codes with a larger component are the person: they move. Random people's
+    # components have a standard deviation of about 3 in the bundled generators.
+    fold.threshold = 7.0
+    # A code that is x beyond the threshold moves to gain * x on its other side.
+    fold.gain = 2.0
+    # Largest component of the random people who are moved towards the person for
+    # training, relative to the person's own.
+    fold.reach = 1.3
+    # Side in pixels of the largest activations that student and source are compared by.
+    # Larger layers, which draw skin and hair in detail, are not trained.
+    fold.resolution = 32
+    fold.own = 3  # codes of the person in a step
+    fold.adjacent = 4  # random people in a step, moved towards the person
+    fold.others = 9  # further random people in a step, who must stay
+    fold.others_weight = 2.0  # weight of each of these, relative to the person's codes
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
     # terms, multiplied by its `weight`.

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = demo.get_config()
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
+    config.method = "fold"
     config.steps = 150
-    config.loss.global_.weight = 3.0
+    config.optimizer.learning_rate = 1e-3
     return config

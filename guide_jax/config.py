@@ -14,6 +14,7 @@ from guide_jax.config_types import (
     Compute,
     Config,
     Evaluate,
+    Fold,
     LossWeights,
     NetworkSource,
     PairWeights,
@@ -66,6 +67,7 @@ def read(fields: ConfigDict | Config) -> Config:
         return fields
     check(fields)
     loss, evaluate = fields.loss, fields.evaluate
+    folds = fields.method == "fold"
     return Config(
         name=fields.name,
         cache=Path(fields.cache),
@@ -94,7 +96,8 @@ def read(fields: ConfigDict | Config) -> Config:
             compute=Compute(fields.compute, fields.precision, loss.lpips_resolution),
             gradient_accumulation=fields.gradient_accumulation,
             save_every=fields.save_every,
-            codes_per_step=fields.source.codes_per_step,
+            codes_per_step=fields.fold.own if folds else fields.source.codes_per_step,
+            fold=Fold(**fields.fold) if folds else None,
         ),
         evaluate=Evaluate(
             **dict(evaluate.items())

@@ -16,6 +16,7 @@ from guide_jax.faces.variants import ALTERATIONS
 COMPUTE = ("float32", "bfloat16")
 PRECISIONS = ("default", "high", "highest")
 ACCUMULATION = ("auto", "always", "never")
+METHODS = ("guide", "fold")
 SHARED = ("latents", "people")
 SCENARIOS = ("random", "in_domain", "out_of_domain")
 JUDGE_ALIGNMENTS = ("crop", "mtcnn")
@@ -116,6 +117,7 @@ def _numbers(fields: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]
 def _check_choices(fields: ConfigDict) -> None:
     source = fields.source
     for name, value, known in (
+        ("method", fields.method, METHODS),
         ("target.name", fields.target.name, sorted(target.TARGETS)),
         ("compute", fields.compute, COMPUTE),
         ("precision", fields.precision, PRECISIONS),

@@ -68,6 +68,31 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Settings of the method "fold"; lengths are in the L2 norm over `[L, D]`.
+
+    Attributes:
+        threshold: component along the person's direction beyond which codes move.
+        gain: how far a code moves past the threshold, relative to how far it was beyond.
+        reach: largest component of the adjacent codes, relative to the person's.
+        resolution: side of the largest activations that are compared, in pixels.
+        own: number of the person's codes in a step.
+        adjacent: number of random people moved along the direction in a step.
+        others: number of other random people in a step.
+        others_weight: weight of each of these, relative to the person's codes.
+    """
+
+    threshold: float
+    gain: float
+    reach: float
+    resolution: int
+    own: int
+    adjacent: int
+    others: int
+    others_weight: float
+
+
+@dataclass(frozen=True)
 class Training:
     """Settings of one person's training.
 
@@ -82,6 +107,7 @@ class Training:
         save_every: steps between two checkpoints; 0 for none.
         codes_per_step: how many of a person's codes each step takes, in turn; 0 for
             all.
+        fold: settings of the method "fold"; None for the paper's method.
     """
 
     steps: int
@@ -93,6 +119,7 @@ class Training:
     gradient_accumulation: str
     save_every: int
     codes_per_step: int = 0
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Codes(NamedTuple):
     Attributes:
         w_u: the codes to forget, `[P, L, D]`: one for each photo that was used, then
             those of altered copies.
-        w_target: their targets, `[P, L, D]`; all rows are equal.
+        w_target: their targets, `[P, L, D]`; with the paper's method, all rows are
+            equal.
         tests: the codes of the person's other photos, `[T, L, D]`.
     """
 
@@ -124,18 +125,22 @@ class LatentFinder:
             tests, further = photos, []
             mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
             w_u, w_tests = np.asarray(mean), nothing
-        settings = self._config.target
-        w_target = target.TARGETS[settings.name](
-            jnp.asarray(mean), generator.mapping.w_avg[...], settings.distance
-        )
+        w_target = self._targets(jnp.asarray(w_u), mean)
         if not np.isfinite(w_target).all():
             raise InputError(
                 "the person's code equals the mean code, so it has no direction to move"
                 " in; choose another config.source.seed, or config.source.psi above 0"
             )
-        w_targets = np.array(np.broadcast_to(w_target, w_u.shape))
-        codes = Codes(w_u, w_targets, w_tests)
+        codes = Codes(w_u, np.array(w_target), w_tests)
         return Found(codes, skipped + further, photos, tests)
+
+    def _targets(self, w_u: jax.Array, mean: jax.Array) -> jax.Array:
+        """Returns the targets `[P, L, D]` of codes whose mean `[1, L, D]` is given."""
+        settings, w_avg = self._config.target, self._generator.mapping.w_avg[...]
+        if fold := self._config.training.fold:
+            return target.fold_person(w_u, w_avg, fold)
+        w_target = target.TARGETS[settings.name](mean, w_avg, settings.distance)
+        return jnp.broadcast_to(w_target, w_u.shape)
 
     def random(self, seed: int, count: int) -> np.ndarray:
         """Returns random people's codes `[count, L, D]`, truncated by source.psi."""

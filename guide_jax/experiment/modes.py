@@ -142,6 +142,13 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
             f"there are {processes} processes, which share training steps; only {what}"
             " can use them"
         )
+    if config.training.fold and settings.over == "latents":
+        if processes > 1 or settings.devices > 1:
+            raise InputError(
+                "config.method='fold' trains each person on one device;"
+                " config.parallel.over=people gives each device a person"
+            )
+        return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)
     if settings.over == "people":
         return devices

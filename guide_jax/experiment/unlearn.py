@@ -94,6 +94,8 @@ class UnlearnJob:
 
     def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
         settings = self._config.parallel
+        if self._config.training.fold:
+            return
         if devices is None or settings.devices or settings.over != "latents":
             return
         used, available = len(devices.devices), len(sharding.devices_of(0))
@@ -116,10 +118,13 @@ class UnlearnJob:
         folder.prepare()
         self._check(found, folder)
         config = self._config
+        how = f"target {config.target.name!r}"
+        if config.training.fold:
+            how = "method 'fold'"
         self._console.say(
             f"forgetting {person.title} ({config.name},"
             f" {self._networks['generator'].resolution} px,"
-            f" {config.training.steps} steps, target {config.target.name!r});"
+            f" {config.training.steps} steps, {how});"
             f" results go to {folder.path}"
         )
         with folder.step_log(training) as log:

@@ -64,6 +64,11 @@ def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
         hashes: role -> hash of the run's network.
     """
     settings = {k: v for k, v in config.fields.items() if k not in NOT_TRAINING}
+    if config.training.fold:  # it ignores most of the paper's settings
+        del settings["target"]
+        settings["loss"] = {"psi": config.training.sampling.psi}
+    else:
+        del settings["method"], settings["fold"]
     roles = "generator", "lpips", "identity"
     return of([settings, person, [hashes[role] for role in roles]])
 

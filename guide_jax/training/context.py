@@ -59,7 +59,7 @@ def make_context(
     generator: Generator,
     loss_networks: LossNetworks,
     weights: LossWeights,
-    learning_rate: float,
+    learning_rate: float | optax.Schedule,
     compute: Compute = FLOAT32,
 ) -> StepContext:
     """Splits a generator for training; the student starts as a copy of `source`."""

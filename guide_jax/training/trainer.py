@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from guide_jax.config_types import Training
@@ -14,11 +16,13 @@ from guide_jax.models.generator import Generator, ImagePass
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
+from guide_jax.training.fold import make_fold_step
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup, make_sharded_step
 from guide_jax.training.step import make_step
 
 Tree = Any
+FINAL_RATE = 0.05  # the fold's last learning rate, relative to the first
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
 
 
@@ -53,7 +57,7 @@ class Trainer:
             generator,
             loss_networks,
             settings.weights,
-            settings.learning_rate,
+            _learning_rate(settings),
             settings.compute,
         )
         self._constants = self._devices.replicate(self._context.constants())
@@ -64,6 +68,8 @@ class Trainer:
     def _make_step(self) -> Callable:
         settings, devices = self._settings, self._devices
         sampling = settings.sampling
+        if settings.fold:
+            return make_fold_step(self._context, settings.fold, sampling.psi)
         accumulates, reason = accumulate.is_needed(
             settings.gradient_accumulation,
             sampling,
@@ -113,7 +119,8 @@ class Trainer:
                 if step == first:
                     bar.unpause()  # leave compilation out of the time estimate
                 bar.update()
-                bar.set_postfix({name: f"{terms[name]:.3f}" for name in SHOWN})
+                shown = [name for name in SHOWN if name in terms]
+                bar.set_postfix({name: f"{terms[name]:.3f}" for name in shown})
                 on_step(step, terms)
 
             save = state.save if state else None
@@ -231,6 +238,19 @@ class Trainer:
                 "the trained generator's images are not finite, so it was not saved;"
                 " try a lower config.optimizer.learning_rate"
             )
+
+
+def _learning_rate(settings: Training) -> float | optax.Schedule:
+    """Returns the paper's constant rate, or the fold's, which falls over the steps."""
+    if settings.fold is None:
+        return settings.learning_rate
+
+    def rate(count: jax.Array) -> jax.Array:
+        done = jnp.minimum(count.astype(jnp.float32) / max(1, settings.steps), 1)
+        falling = FINAL_RATE + (1 - FINAL_RATE) * (1 + jnp.cos(jnp.pi * done)) / 2
+        return settings.learning_rate * falling
+
+    return rate
 
 
 class _Order(NamedTuple):

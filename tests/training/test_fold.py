@@ -1,0 +1,146 @@
+"""A step of the method "fold": its codes, its loss, and what it trains."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from guide_jax import target
+from guide_jax.config_types import Fold
+from guide_jax.models.network import flat_leaves
+from guide_jax.training import fold
+from guide_jax.training.checkpoint import TrainStateStore
+from guide_jax.training.trainer import Trainer
+
+SETTINGS = Fold(
+    threshold=2.0, gain=2.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
+    others_weight=2.0,
+)  # fmt: skip
+RNG = np.random.default_rng(5)
+PEOPLE = RNG.standard_normal((20, 6, 7)).astype(np.float32)  # [M, L, D]
+W_AVG = np.zeros(7, np.float32)
+W_U = (2 * RNG.standard_normal((2, 6, 7)) + 1).astype(np.float32)  # [P, L, D]
+W_TARGET = np.asarray(target.fold_person(W_U, W_AVG, SETTINGS))
+ALONG = np.asarray(target.direction(W_U, W_AVG))
+
+
+def component(codes):
+    return np.asarray(target.component(codes, W_AVG, ALONG))
+
+
+def draw(seed, settings=SETTINGS):
+    key = jax.random.key(seed)
+    return fold.draw_pairs(PEOPLE, W_AVG, settings, W_U, W_TARGET, key)
+
+
+def test_half_the_people_are_mixed_from_several():
+    codes = np.asarray(fold.mixed_people(PEOPLE, 200, jax.random.key(0)))
+    # The row of PEOPLE from which each layer comes.
+    same = (codes[:, None] == PEOPLE[None]).all(axis=3)  # [N, M, L]
+    assert same.any(axis=1).all()
+    whole = same.all(axis=2).any(axis=1)
+    assert 0.35 < whole.mean() < 0.65
+    assert len(np.unique(codes[whole][:, 0], axis=0)) > 10
+
+
+def test_a_step_has_own_adjacent_and_other_pairs():
+    codes, targets = draw(0)
+    assert codes.shape == targets.shape == (2 + 3 + 4, 6, 7)
+
+
+def test_own_pairs_are_the_persons_codes_with_the_same_offset_for_both():
+    codes, targets = (np.asarray(x)[:2] for x in draw(1))
+    offsets = codes - W_U
+    np.testing.assert_allclose(targets - W_TARGET, offsets, atol=1e-5)
+    assert (np.abs(offsets).max(axis=(1, 2)) > 0.1).all()
+    np.testing.assert_allclose(component(codes), component(W_U), atol=1e-4)
+
+
+def test_adjacent_people_reach_the_persons_component_and_fold_back():
+    found = []
+    for seed in range(20):
+        codes, targets = (np.asarray(x)[2:5] for x in draw(seed))
+        found.append(component(codes))
+        expected = target.fold(codes, W_AVG, ALONG, SETTINGS)
+        np.testing.assert_allclose(targets, expected, atol=1e-4)
+    largest = SETTINGS.reach * component(W_U).max()
+    assert np.min(found) >= fold.NEAREST * SETTINGS.threshold - 1e-4
+    assert 0.8 * largest < np.max(found) <= largest + 1e-4
+
+
+def test_half_the_others_are_at_the_edge_and_none_of_these_moves():
+    for seed in range(10):
+        codes, targets = (np.asarray(x)[5:] for x in draw(seed))
+        edge = component(codes[:2])
+        assert (edge >= -1e-4).all() and (edge <= SETTINGS.threshold + 1e-4).all()
+        np.testing.assert_allclose(targets[:2], codes[:2], atol=1e-4)
+
+
+def test_distances_equal_a_hand_computation():
+    source = {
+        "b4.x": jnp.full((2, 4, 4, 1), 2.0),  # mean square 4
+        "b8.x": jnp.full((2, 8, 8, 1), 0.5),  # mean square 1 / 4
+        "b16.x": jnp.full((2, 16, 16, 1), 1.0),
+    }
+    change = jnp.array([1.0, 3.0])[:, None, None, None]
+    student = {name: x + change for name, x in source.items()}
+    found = fold.distances(student, source, 8)
+    np.testing.assert_allclose(found, [(1 / 4 + 4) / 2, 9 * (1 / 4 + 4) / 2])
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny.generator(16)
+
+
+def settings(steps=4, **changes):
+    shared = tiny.training(steps=steps, learning_rate=3e-3)
+    own = dataclasses.replace(SETTINGS, **changes)
+    return dataclasses.replace(shared, fold=own, codes_per_step=own.own)
+
+
+def train(generator, training, state=None):
+    """Returns the unlearned generator, and each step's terms."""
+    steps = []
+    w_avg = generator.mapping.w_avg[...]
+    w_target = np.asarray(target.fold_person(W_U, w_avg, training.fold))
+    unlearned = Trainer(generator, tiny.loss_networks(), training)(
+        W_U, w_target, on_step=lambda _, terms: steps.append(terms), state=state
+    )
+    return unlearned, steps
+
+
+def test_training_brings_the_student_closer_to_the_targets(generator):
+    _, steps = train(generator, settings(steps=80))
+    for name in ("local", "adjacency", "total"):
+        values = [terms[name] for terms in steps]
+        assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10]), name
+
+
+def test_only_layers_up_to_the_resolution_are_trained(generator):
+    unlearned, _ = train(generator, settings())
+    before, after = (flat_leaves(x.synthesis) for x in (generator, unlearned))
+    changed = {
+        name.split(".")[0]
+        for name, leaf in before.items()
+        if not np.array_equal(leaf, after[name])
+    }
+    assert changed == {"b4", "b8"}
+    mapping = (flat_leaves(x.mapping) for x in (generator, unlearned))
+    for leaf, same in zip(*(x.values() for x in mapping), strict=True):
+        np.testing.assert_array_equal(leaf, same)
+
+
+def test_a_resumed_training_ends_the_same(generator, tmp_path):
+    whole, _ = train(generator, settings(steps=6))
+    store = TrainStateStore(tmp_path / "state", "id", every=4)
+    train(generator, settings(steps=6), store)
+    resumed, steps = train(generator, settings(steps=6), store)
+    assert len(steps) == 2
+    for (name, leaf), other in zip(
+        flat_leaves(whole).items(), flat_leaves(resumed).values(), strict=True
+    ):
+        np.testing.assert_allclose(leaf, other, atol=1e-6, err_msg=name)
