@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
     fold.threshold = 7.0
     # A code that is x beyond the threshold moves to gain * x on its other side.
     fold.gain = 2.0
+    fold.limit = 30.0  # the furthest that a code moves beyond the mean code, like d
     # Largest component of the random people who are moved towards the person for
     # training, relative to the person's own.
     fold.reach = 1.3

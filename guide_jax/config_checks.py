@@ -89,6 +89,9 @@ def _check_numbers(fields: ConfigDict) -> None:
     for name, value in (
         ("evaluate.batch", evaluate.batch),
         ("optimizer.learning_rate", fields.optimizer.learning_rate),
+        ("fold.threshold", fields.fold.threshold),
+        ("fold.own", fields.fold.own),
+        ("fold.resolution", fields.fold.resolution),
         ("render.count", render.count),
         ("render.frames", render.frames),
     ):

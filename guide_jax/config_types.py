@@ -73,7 +73,9 @@ class Fold:
 
     Attributes:
         threshold: component along the person's direction beyond which codes move.
-        gain: how far a code moves past the threshold, relative to how far it was beyond.
+        gain: how far a code moves past the threshold, relative to how far beyond it
+            was.
+        limit: no code moves further to the direction's other side than this.
         reach: largest component of the adjacent codes, relative to the person's.
         resolution: side of the largest activations that are compared, in pixels.
         own: number of the person's codes in a step.
@@ -84,6 +86,7 @@ class Fold:
 
     threshold: float
     gain: float
+    limit: float
     reach: float
     resolution: int
     own: int

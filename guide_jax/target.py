@@ -101,11 +101,17 @@ def fold(
         w: codes `[N, L, D]`.
         w_avg: mean code, `[D]` or `[L, D]`.
         direction: the person's, from `direction`.
-        settings: threshold and gain.
+        settings: threshold, gain and limit.
     """
-    beyond = component(w, w_avg, direction) - settings.threshold
-    moved = (1 + settings.gain) * jnp.maximum(beyond, 0)
-    return w - moved[:, None, None] * direction[None]
+    along = component(w, w_avg, direction)
+    end = jnp.minimum(along, _folded(along, settings))
+    return w - (along - end)[:, None, None] * direction[None]
+
+
+def _folded(component: jax.Array, settings: Fold) -> jax.Array:
+    """Returns where a component beyond the threshold goes; larger for those below."""
+    end = settings.threshold - settings.gain * (component - settings.threshold)
+    return jnp.maximum(end, -settings.limit)
 
 
 def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
@@ -117,7 +123,7 @@ def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
     Args:
         w_u: the person's codes `[P, L, D]`.
         w_avg: mean code, `[D]` or `[L, D]`.
-        settings: threshold and gain.
+        settings: threshold, gain and limit.
 
     Returns:
         The targets. NaN if the codes' mean is w_avg, because the direction is
@@ -125,6 +131,5 @@ def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
     """
     along = direction(w_u, w_avg)
     own = component(w_u, w_avg, along)
-    end = settings.threshold - settings.gain * (own - settings.threshold)
-    end = jnp.minimum(end, -settings.threshold)
+    end = jnp.minimum(_folded(own, settings), -settings.threshold)
     return at_component(w_u, end, w_avg, along)

@@ -247,6 +247,8 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"precision": "tf32"}, "config.precision is 'tf32'; choose one of d"),
         ({"loss.lpips_resolution": 24}, "config.loss.lpips_resolution is 24; it must"),
         ({"loss.lpips_resolution": 16}, "16x16 images are too small for LPIPS"),
+        ({"method": "forget"}, "config.method is 'forget'; choose one of g"),
+        ({"fold.own": 0}, "config.fold.own is 0; it must be above 0"),
         ({"target.name": "mean"}, "config.target.name is 'mean'; choose one of a"),
         ({"steps": -1}, "config.steps is -1; it must not be negative"),
         ({"source.seed": -1}, "config.source.seed is -1"),

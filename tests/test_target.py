@@ -89,8 +89,8 @@ def test_both_targets_are_available_by_name():
 
 
 FOLD = Fold(
-    threshold=1.0, gain=2.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
-    others_weight=2.0,
+    threshold=1.0, gain=2.0, limit=8.0, reach=1.3, resolution=8, own=2, adjacent=3,
+    others=4, others_weight=2.0,
 )  # fmt: skip
 
 
@@ -124,11 +124,11 @@ def test_the_fold_moves_codes_along_the_direction_past_the_threshold(w):
     along = along_of(w_avg)
     codes = target.at_component(codes, jnp.array([1.0, 2.0, 6.0]), w_avg, along)
     folded = target.fold(codes, w_avg, along, FOLD)
-    wanted = [1.0, 1 - 2 * 1.0, 1 - 2 * 5.0]
+    wanted = [1.0, 1 - 2 * 1.0, -8.0]  # the last would be 1 - 2 * 5, but for the limit
     np.testing.assert_allclose(components(folded, w_avg, along), wanted, atol=1e-5)
     moved = np.asarray(folded - codes)
     np.testing.assert_allclose(
-        moved, np.array([0.0, -3.0, -15.0])[:, None, None] * along, atol=1e-5
+        moved, np.array([0.0, -3.0, -14.0])[:, None, None] * along, atol=1e-5
     )
 
 
@@ -151,7 +151,7 @@ def test_a_persons_codes_end_at_the_mirrored_threshold_or_beyond(w):
     assert own.min() < FOLD.threshold
     targets = target.fold_person(codes, w_avg, FOLD)
     ends = components(targets, w_avg, along)
-    wanted = np.minimum(FOLD.threshold - FOLD.gain * (own - FOLD.threshold), -1)
+    wanted = np.clip(FOLD.threshold - FOLD.gain * (own - FOLD.threshold), -8, -1)
     np.testing.assert_allclose(ends, wanted, atol=1e-5)
     across = np.asarray(targets - codes) - (ends - own)[:, None, None] * along
     np.testing.assert_allclose(across, 0, atol=1e-5)

@@ -242,7 +242,7 @@ class EvaluateJob:
             test_rows,
             kept.shown,
             f"Forgetting {person.title}: {settings['steps']} steps,"
-            f" target {settings['target']['name']!r}",
+            f" {method_of(settings)}",
         )
         judged = {"before": before, "after": after, "target": target}
         faces = {name: each.faces[MAIN_JUDGE] for name, each in judged.items()}
@@ -313,6 +313,13 @@ class EvaluateJob:
             f" ({known}), so the wrong person may be forgotten; see config.source.align"
             " and config.source.refine"
         ]
+
+
+def method_of(settings: Mapping[str, Any]) -> str:
+    """Names the method of a training; results of version 0.1.0 don't state it."""
+    if settings.get("method", "guide") == "guide":
+        return f"target {settings['target']['name']!r}"
+    return f"method {settings['method']!r}"
 
 
 def _check_finite(*measures: Mapping[str, float | int | None]) -> None:

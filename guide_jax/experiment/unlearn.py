@@ -5,7 +5,7 @@ from typing import Any
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import DoubtError, UnlearningError
-from guide_jax.experiment.evaluate import EvaluateJob
+from guide_jax.experiment.evaluate import EvaluateJob, method_of
 from guide_jax.latents import Found, LatentFinder
 from guide_jax.people import Person
 from guide_jax.reports import pictures
@@ -118,13 +118,10 @@ class UnlearnJob:
         folder.prepare()
         self._check(found, folder)
         config = self._config
-        how = f"target {config.target.name!r}"
-        if config.training.fold:
-            how = "method 'fold'"
         self._console.say(
             f"forgetting {person.title} ({config.name},"
             f" {self._networks['generator'].resolution} px,"
-            f" {config.training.steps} steps, {how});"
+            f" {config.training.steps} steps, {method_of(config.fields)});"
             f" results go to {folder.path}"
         )
         with folder.step_log(training) as log:

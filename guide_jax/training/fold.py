@@ -156,9 +156,7 @@ def make_fold_step(context: StepContext, settings: Fold, psi: float) -> Callable
             synthesis = nnx.merge(context.graph, parameters, constants["frozen"])
             return synthesis(w, dtype=dtype)[1]
 
-        source = jax.lax.stop_gradient(
-            activations(constants["source"], pairs.targets)
-        )
+        source = jax.lax.stop_gradient(activations(constants["source"], pairs.targets))
         made = activations(student, pairs.codes)
         values = distances(made, source, settings.resolution)
         others = own + settings.adjacent
@@ -169,8 +167,8 @@ def make_fold_step(context: StepContext, settings: Fold, psi: float) -> Callable
             "global": values[others:],
         }
         total = jnp.mean(weights * values)
-        terms = {name: x.mean() if x.size else jnp.zeros(()) for name, x in terms.items()}
-        return total, terms | {"total": total}
+        means = {name: jnp.mean(x) for name, x in terms.items() if x.size}
+        return total, means | {"total": total}
 
     def step(student, opt_state, constants, w_u, w_target, key, i):
         key_people, key_pairs = jax.random.split(jax.random.fold_in(key, i))

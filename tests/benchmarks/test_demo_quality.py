@@ -35,8 +35,10 @@ def test_every_method_runs_for_all_people(bench):
     runs, out = bench("--seeds", "1", "3", "--others=9")
     configs = [config for config, _ in runs]
     assert {tuple(config.source.seeds) for config in configs} == {(1, 3)}
-    assert [config.target.name for config in configs] == ["extra", "average", "average"]
-    assert [config.loss.adjacency.count for config in configs] == [2, 2, 0]
+    assert [config.method for config in configs] == ["fold", *["guide"] * 3]
+    targets = [config.target.name for config in configs[1:]]
+    assert targets == ["extra", "average", "average"]
+    assert [config.loss.adjacency.count for config in configs[1:]] == [2, 2, 0]
     assert {config.evaluate.others for config in configs} == {9}
     assert [str(folder) for _, folder in runs] == [
         f"demo/{method}" for method in demo_quality.METHODS

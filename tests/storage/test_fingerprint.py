@@ -118,3 +118,26 @@ def test_a_training_does_not_depend_on_the_judges():
     assert fingerprint.of_training(other, "", HASHES) == fingerprint.of_training(
         config, "", HASHES
     )
+
+
+def of_training(**changes):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    return fingerprint.of_training(read(config), "", HASHES)
+
+
+@pytest.mark.parametrize(
+    ("change", "guide", "fold"),
+    [
+        ({"loss.local.weight": 2.0}, True, False),
+        ({"target.distance": 20.0}, True, False),
+        ({"loss.psi": 0.5}, True, True),
+        ({"steps": 7}, True, True),
+        ({"fold.gain": 3.0}, False, True),
+    ],
+)
+def test_each_method_depends_on_its_own_settings(change, guide, fold):
+    assert (of_training(**change) != of_training()) == guide
+    folded = of_training(method="fold")
+    assert (of_training(method="fold", **change) != folded) == fold
+    assert folded != of_training()

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import tiny
 
+from configs import default
 from guide_jax import target
+from guide_jax.config import read
 from guide_jax.config_types import Fold
+from guide_jax.errors import InputError
+from guide_jax.experiment.modes import choose_devices
 from guide_jax.models.network import flat_leaves
 from guide_jax.training import fold
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.trainer import Trainer
 
 SETTINGS = Fold(
-    threshold=2.0, gain=2.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
-    others_weight=2.0,
+    threshold=2.0, gain=2.0, limit=30.0, reach=1.3, resolution=8, own=2, adjacent=3,
+    others=4, others_weight=2.0,
 )  # fmt: skip
 RNG = np.random.default_rng(5)
 PEOPLE = RNG.standard_normal((20, 6, 7)).astype(np.float32)  # [M, L, D]
@@ -75,7 +79,8 @@ def test_half_the_others_are_at_the_edge_and_none_of_these_moves():
     for seed in range(10):
         codes, targets = (np.asarray(x)[5:] for x in draw(seed))
         edge = component(codes[:2])
-        assert (edge >= -1e-4).all() and (edge <= SETTINGS.threshold + 1e-4).all()
+        assert (edge >= -1e-4).all()
+        assert (edge <= SETTINGS.threshold + 1e-4).all()
         np.testing.assert_allclose(targets[:2], codes[:2], atol=1e-4)
 
 
@@ -89,6 +94,17 @@ def test_distances_equal_a_hand_computation():
     student = {name: x + change for name, x in source.items()}
     found = fold.distances(student, source, 8)
     np.testing.assert_allclose(found, [(1 / 4 + 4) / 2, 9 * (1 / 4 + 4) / 2])
+
+
+def test_each_person_trains_on_one_device():
+    config = default.get_config()
+    config.method = "fold"
+    assert choose_devices(read(config), True) == jax.devices()[:1]
+    config.parallel.over = "people"
+    assert choose_devices(read(config), True) == jax.devices()
+    config.parallel.over, config.parallel.devices = "latents", 2
+    with pytest.raises(InputError, match=r"config\.parallel\.over=people gives each"):
+        choose_devices(read(config), True)
 
 
 @pytest.fixture(scope="module")
