@@ -112,9 +112,9 @@ def get_config() -> ConfigDict:
     config.fold = fold = ConfigDict()
     # Codes with a larger component are the person: they move. Random people's
     # components have a standard deviation of about 3 in the bundled generators.
-    fold.threshold = 7.0
+    fold.threshold = 8.0
     # A code that is x beyond the threshold moves to gain * x on its other side.
-    fold.gain = 2.0
+    fold.gain = 3.5
     fold.limit = 30.0  # the furthest that a code moves beyond the mean code, like d
     # Largest component of the random people who are moved towards the person for
     # training, relative to the person's own.
@@ -125,7 +125,7 @@ def get_config() -> ConfigDict:
     fold.own = 3  # codes of the person in a step
     fold.adjacent = 4  # random people in a step, moved towards the person
     fold.others = 9  # further random people in a step, who must stay
-    fold.others_weight = 2.0  # weight of each of these, relative to the person's codes
+    fold.others_weight = 2.5  # weight of each of these, relative to the person's codes
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
     # terms, multiplied by its `weight`.

@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
     config.method = "fold"
-    config.steps = 150
+    config.steps = 250
     config.optimizer.learning_rate = 1e-3
     return config

@@ -117,8 +117,8 @@ def _folded(component: jax.Array, settings: Fold) -> jax.Array:
 def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
     """Returns the targets `[P, L, D]` of a person's own codes.
 
-    They follow the fold, but end at the threshold's mirror image at the latest, so that
-    a code with a small component is forgotten too.
+    They follow the fold, but each code moves by at least twice the threshold, so that
+    one with a small component is forgotten too.
 
     Args:
         w_u: the person's codes `[P, L, D]`.
@@ -131,5 +131,5 @@ def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
     """
     along = direction(w_u, w_avg)
     own = component(w_u, w_avg, along)
-    end = jnp.minimum(_folded(own, settings), -settings.threshold)
+    end = jnp.minimum(_folded(own, settings), own - 2 * settings.threshold)
     return at_component(w_u, end, w_avg, along)

@@ -142,16 +142,17 @@ def test_no_target_of_the_fold_lies_beyond_the_threshold():
     assert components(folded, w_avg, along).max() <= FOLD.threshold + 1e-5
 
 
-def test_a_persons_codes_end_at_the_mirrored_threshold_or_beyond(w):
+def test_a_persons_codes_move_by_at_least_twice_the_threshold(w):
     codes, w_avg = w
-    codes[0] = w_avg - 0.01 * (codes[1] - w_avg)
+    codes[0] = w_avg - 0.5 * (codes[1] - w_avg)
     along = np.asarray(target.direction(codes, w_avg))
     own = components(codes, w_avg, along)
     # The outlier's component is below the threshold, so the fold would leave it.
-    assert own.min() < FOLD.threshold
+    assert own.min() < -FOLD.threshold
     targets = target.fold_person(codes, w_avg, FOLD)
     ends = components(targets, w_avg, along)
-    wanted = np.clip(FOLD.threshold - FOLD.gain * (own - FOLD.threshold), -8, -1)
+    folded = np.maximum(FOLD.threshold - FOLD.gain * (own - FOLD.threshold), -8)
+    wanted = np.minimum(folded, own - 2 * FOLD.threshold)
     np.testing.assert_allclose(ends, wanted, atol=1e-5)
     across = np.asarray(targets - codes) - (ends - own)[:, None, None] * along
     np.testing.assert_allclose(across, 0, atol=1e-5)

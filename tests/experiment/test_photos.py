@@ -1,5 +1,7 @@
 """Photos: what is forgotten and tested, and doubts that stop a run."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -18,6 +20,7 @@ from jobs import (
 )
 from PIL import Image
 
+from guide_jax import target
 from guide_jax.config import read
 from guide_jax.errors import DoubtError, InputError
 from guide_jax.experiment import evaluate
@@ -26,6 +29,7 @@ from guide_jax.latents import LatentFinder
 from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration
 from guide_jax.people import Person
+from guide_jax.reports.plots import loss_curve
 from guide_jax.storage.run_folder import PersonFolder
 
 
@@ -115,6 +119,27 @@ def test_several_photos_are_forgotten_together(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(work._evaluate, "who", lambda person: who)
     with pytest.raises(InputError, match="a: 3 photos can be read, but 2 were used"):
         work._evaluate(person, folder)
+
+
+def test_the_fold_gives_each_photo_its_own_target(networks, tmp_path):
+    photos = tuple(save_noise(tmp_path / f"{i}.png", i) for i in range(3))
+    changes = {"method": "fold", "fold.threshold": 0.5, "fold.others": 3}
+    config, folder = read(settings(**changes)), PersonFolder(tmp_path / "work")
+    work = job(networks, config)
+    results = work(Person("a", "a", photos=photos[:2], tests=photos[2:]), folder)
+    assert "id_others" in results["measures"]
+    codes = folder.load().codes
+    w_avg = networks["generator"].mapping.w_avg[...]
+    wanted = target.fold_person(
+        codes.w_u, w_avg, read(settings(**changes)).training.fold
+    )
+    np.testing.assert_allclose(codes.w_target, wanted, atol=1e-5)
+    assert np.any(codes.w_target[0] != codes.w_target[1])
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]).keys() == {
+        "step", "total", "local", "adjacency", "global", "seconds"
+    }  # fmt: skip
+    assert loss_curve(folder.path / "metrics.jsonl").startswith("<svg")
 
 
 # Doubts about photos -----------------------------------------------------------------
