@@ -20,7 +20,9 @@ from jobs import (
 )
 from PIL import Image
 
-from guide_jax import target
+from convert import e4e as family
+from convert.rules import convert
+from guide_jax import inversion, target
 from guide_jax.config import read
 from guide_jax.errors import DoubtError, InputError
 from guide_jax.experiment import evaluate
@@ -140,6 +142,32 @@ def test_the_fold_gives_each_photo_its_own_target(networks, tmp_path):
         "step", "total", "local", "adjacency", "global", "seconds"
     }  # fmt: skip
     assert loss_curve(folder.path / "metrics.jsonl").startswith("<svg")
+
+
+def test_e4e_inverts_several_photos_and_refines_them(networks, tmp_path):
+    options = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}
+    encoder = convert(tiny.e4e_state() | {"opts": options}, family.ENCODER)
+    generator = tiny.generator(32)  # L = 8, as e4e's
+    photos = [save_noise(tmp_path / f"{i}.png", i) for i in range(3)]
+    person = Person("a", "a", photos=tuple(photos[:2]), tests=(photos[2],))
+    changes = {"method": "fold", "steps": 1, "source.refine.steps": 3}
+    more = {"encoder": encoder, "generator": generator}
+    work = job(networks | more, settings(**changes))
+    folder = PersonFolder(tmp_path / "work")
+    results = work(person, folder)
+    assert "id_others" in results["measures"]
+    codes = folder.load().codes
+    refined = np.concatenate([codes.w_u, codes.tests])
+    assert refined.shape == (3, 8, 7)
+    images = work._latents.read(photos)[0].images
+    offsets = tiny.jitted(encoder, lambda m, x: m(x), images)
+    first = np.asarray(offsets) + np.asarray(encoder.w_avg[...])
+    assert np.abs(refined - first).max(axis=(1, 2)).min() > 1e-3
+    # Three steps of refinement, from e4e's code of each photo.
+    prior, limit = work._latents.prior, inversion.START
+    start = np.clip(np.asarray(prior.whiten(first)), -limit, limit)
+    moved = np.abs(np.asarray(prior.whiten(refined)) - start)
+    assert moved.max() < 4 * settings().source.refine.learning_rate
 
 
 # Doubts about photos -----------------------------------------------------------------
