@@ -15,8 +15,7 @@ def get_config() -> ConfigDict:
     config.steps = 1000  # training steps per person
     # How the generator forgets. "guide": the paper's target and losses, `target` and
     # `loss` below. "fold": the map of codes to targets in `fold` below, learned from
-    # activations; several times faster, and it also reaches photos that training has
-    # not seen. docs/forgetting.md compares them.
+    # activations. docs/forgetting.md compares them.
     config.method = "guide"
     # dtype of the training step's activations and of its convolutions' inputs and
     # outputs: "float32" or "bfloat16". Parameters, sums, images and losses stay

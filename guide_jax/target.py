@@ -4,9 +4,9 @@ The fold maps every code to a target. Codes are compared with the person by thei
 component along one direction, from the mean code to the person's mean code. A code
 whose component exceeds a threshold moves back along the direction, past the threshold;
 all other codes stay. The map is continuous, and no target's component exceeds the
-threshold, so a generator that follows it shows the person for no code near the
-direction. UFO with offsets, by contrast, is a translation near the person and the
-identity elsewhere; in between, a continuous generator passes the person again.
+threshold, so a generator that follows it shows nobody who is far along the direction.
+UFO with offsets, by contrast, is a translation near the person and the identity
+elsewhere; in between, a continuous generator passes the person again.
 """
 
 from collections.abc import Callable
