@@ -45,7 +45,9 @@ def test_every_method_runs_for_all_people(bench):
     ]
     for method in demo_quality.METHODS:
         assert f"{method}: 2 people, 9 others each" in out
-    assert out.count("id_kept          0.200 ± 0.141   [0.1 0.3]") == len(demo_quality.METHODS)
+    assert out.count("id_kept          0.200 ± 0.141   [0.1 0.3]") == len(
+        demo_quality.METHODS
+    )
 
 
 def test_one_person_and_one_method_on_the_larger_demo(bench):
