@@ -15,7 +15,12 @@ from ml_collections import config_flags
 from guide_jax.config import read
 from guide_jax.config_checks import unknown_field
 from guide_jax.config_types import Parallel
-from guide_jax.errors import DoubtError, InputError, UnlearningError
+from guide_jax.errors import (
+    DoubtError,
+    InputError,
+    UnlearningError,
+    VerdictError,
+)
 from guide_jax.experiment.allocator import keep_freed_memory
 from guide_jax.experiment.modes import MODES, run
 from guide_jax.experiment.workers import is_working
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
         distributed.start(Parallel(**FLAGS.config.parallel))
         config = read(FLAGS.config)
         run(config, Path(FLAGS.workdir or f"runs/{config.name}"), FLAGS.mode)
-    except DoubtError as error:
+    except (DoubtError, VerdictError) as error:
         fail(error, 3)
     except InputError as error:
         fail(error, 2)

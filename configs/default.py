@@ -176,6 +176,43 @@ def get_config() -> ConfigDict:
     # of their statistics (.npz), or "tfds:NAME:SPLIT".
     evaluate.fid_real = ""
 
+    # Attacks that try to get the person back; docs/forgetting.md explains each. The
+    # verdict is the highest level that holds: 1 replay and edits, 2 neighbourhood and
+    # line, 3 encoder on other photos, 4 optimisation in W, 5 in W+.
+    config.attack = attack = ConfigDict()
+    # What --mode=attack runs.
+    attack.which = (
+        "replay", "edits", "line", "neighbourhood", "encoder", "other_codes",
+        "search_w", "search_identity", "search_wplus", "random", "relearn",
+    )  # fmt: skip
+    # What --mode=unlearn runs at its end; empty: nothing.
+    attack.after_training = ()
+    # --mode=attack exits with code 3 if a verdict is lower.
+    attack.require = 3
+    attack.seed = 2  # seeds the attacks' random draws
+    # From level 4 on: how far the person's mean similarity may exceed that of people
+    # whom the generator has never seen.
+    attack.margin = 0.05
+    # An .npz file of directions in latent space, name -> [D] or [L, D], such as smile
+    # and pose, and how far to go along them (in their own lengths, both ways).
+    attack.directions = ""
+    attack.edit_sizes = (1.5, 3.0)
+    # Photos of the person that the attacker holds, at most: the test photos, or altered
+    # copies if there are none.
+    attack.photos = 4
+    # Searches for each photo: from the encoder's code, the mean code, random people.
+    attack.starts = 4
+    attack.budgets = (25, 100, 300)  # steps after which searches are judged
+    attack.learning_rate = 0.05  # in standard deviations of the generator's people
+    attack.batch = 8  # codes that are searched for at a time
+    # People whom the generator has never seen, for comparison: a folder with a photo of
+    # each, "tfds:NAME:SPLIT", or "generator:PATH", another generator. Empty: none, and
+    # levels 4 and 5 are not tested.
+    attack.strangers = ""
+    attack.strangers_count = 8
+    attack.random_people = 10_000  # random people among whom the person is looked for
+    attack.relearn_steps = (10, 30, 100)  # fine-tuning steps on one photo
+
     # --mode=render: draws images from a stored generator into the folder "render".
     config.render = render = ConfigDict()
     render.generator = ""  # an Orbax folder or .npz file; empty: the workdir's

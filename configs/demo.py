@@ -35,4 +35,10 @@ def get_config() -> ConfigDict:
     config.steps = 500
     config.loss.global_.weight = 3.0
     config.evaluate.others = 40
+
+    # People of the other bundled generator stand for people never seen.
+    config.attack.strangers = "generator:demo:mobilestylegan_128.npz"
+    config.attack.photos, config.attack.starts = 2, 2
+    config.attack.budgets = (25, 100)
+    config.attack.random_people = 1000
     return config

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = demo.get_config()
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
+    config.attack.strangers = "generator:demo:stylegan2_64.npz"
     config.method = "fold"
     config.steps = 250
     config.optimizer.learning_rate = 1e-3

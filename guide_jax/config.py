@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from guide_jax.config_checks import check, unknown_field
 from guide_jax.config_types import (
+    Attack,
     Compute,
     Config,
     Evaluate,
@@ -106,6 +107,7 @@ def read(fields: ConfigDict | Config) -> Config:
                 "external_folder": Path(evaluate.external_folder),
             }
         ),
+        attack=_attack(fields.attack),
         render=Render(
             **dict(fields.render.items()) | {"what": tuple(fields.render.what)}
         ),
@@ -115,6 +117,12 @@ def read(fields: ConfigDict | Config) -> Config:
 
 def _pair_weights(part: ConfigDict) -> PairWeights:
     return PairWeights(part.mse_weight, part.lpips_weight, part.id_weight, part.weight)
+
+
+def _attack(attack: ConfigDict) -> Attack:
+    lists = "which", "after_training", "edit_sizes", "budgets", "relearn_steps"
+    fields = dict(attack.items())
+    return Attack(**fields | {name: tuple(fields[name]) for name in lists})
 
 
 def _source(source: ConfigDict) -> Source:

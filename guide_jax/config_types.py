@@ -210,6 +210,28 @@ class Render:
 
 
 @dataclass(frozen=True)
+class Attack:
+    """Settings of the attacks that try to get a forgotten person back."""
+
+    which: tuple[str, ...]
+    after_training: tuple[str, ...]
+    require: int
+    seed: int
+    margin: float
+    directions: str
+    edit_sizes: tuple[float, ...]
+    photos: int
+    starts: int
+    budgets: tuple[int, ...]
+    learning_rate: float
+    batch: int
+    strangers: str
+    strangers_count: int
+    random_people: int
+    relearn_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Config:
     """A run's settings, after all checks.
 
@@ -222,6 +244,7 @@ class Config:
         target: how each person's target code is computed.
         training: settings of each person's training.
         evaluate: settings of the measures.
+        attack: settings of the attacks.
         render: settings of `--mode=render`.
         fields: all fields as nested dicts, for results and fingerprints.
     """
@@ -234,5 +257,6 @@ class Config:
     target: Target
     training: Training
     evaluate: Evaluate
+    attack: Attack
     render: Render
     fields: dict[str, Any]

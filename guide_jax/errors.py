@@ -17,3 +17,10 @@ class DoubtError(InputError):
 
 class UnlearningError(RuntimeError):
     """The run cannot continue; `main.py` prints the message and exits with code 1."""
+
+
+class VerdictError(UnlearningError):
+    """Attacks got a person back more easily than `config.attack.require` allows.
+
+    All results are stored. `main.py` prints the message and exits with code 3.
+    """

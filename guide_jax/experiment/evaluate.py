@@ -21,7 +21,13 @@ from guide_jax.reports import pictures
 from guide_jax.reports.summary import Done, summarise
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks
-from guide_jax.storage.run_folder import PICTURE, PICTURES, PersonFolder, Stored
+from guide_jax.storage.run_folder import (
+    PICTURE,
+    PICTURES,
+    PersonFolder,
+    Stored,
+    TrainingRecord,
+)
 from guide_jax.training.sharding import DeviceGroup
 
 MAIN_JUDGE = "judge"  # the judge from config.networks.judge
@@ -32,6 +38,8 @@ class EvaluateJob:
 
     Attributes:
         latents: computes people's codes.
+        judges: name -> judge; the first gives the main measures.
+        calibrations: of those judges whose error rates on real photos are known.
     """
 
     def __init__(
@@ -55,18 +63,17 @@ class EvaluateJob:
         self._config, self._networks = config, networks
         self._console = console or Console()
         self._generator = networks["generator"]
-        self._latents = latents or LatentFinder(config, networks, self._console)
+        self.latents = latents or LatentFinder(config, networks, self._console)
         settings = config.evaluate
         self._external = judges.chosen(settings.external, settings.external_folder)
-        self._judges = self._make_judges()
-        # Of those judges whose error rates on real photos are known.
-        self._calibrations = {
+        self.judges = self._make_judges()
+        self.calibrations = {
             name: calibration
-            for name in self._judges
+            for name in self.judges
             if (calibration := calibration_of(name, self._network_of(name)))
         }
         self._evaluator = Evaluator(
-            self._generator, networks["lpips"], self._judges, settings.batch
+            self._generator, networks["lpips"], self.judges, settings.batch
         )
         self._fid = None
         if settings.fid_samples:
@@ -82,7 +89,7 @@ class EvaluateJob:
         self._measures = fingerprint.of_measures(
             config, networks.hashes, files, made_of
         )
-        self._w_others = self._latents.random(settings.seed, settings.others)
+        self._w_others = self.latents.random(settings.seed, settings.others)
 
     def _make_judges(self) -> dict[str, Judge]:
         settings, judge = self._config.evaluate, self._networks["judge"]
@@ -105,7 +112,7 @@ class EvaluateJob:
         return self._networks["judge"] if judge == MAIN_JUDGE else None
 
     def _first_calibrated(self) -> tuple[str, Calibration] | None:
-        return next(iter(self._calibrations.items()), None)
+        return next(iter(self.calibrations.items()), None)
 
     def images(self, w: np.ndarray) -> np.ndarray:
         """Returns the original generator's images of codes `[N, L, D]`."""
@@ -122,7 +129,7 @@ class EvaluateJob:
             return []
         name, calibration = calibrated
         photos, tests = found.photos, found.tests
-        judge, w_own = self._judges[name], found.codes.w_u[: len(photos.paths)]
+        judge, w_own = self.judges[name], found.codes.w_u[: len(photos.paths)]
         return find_doubts(
             (*photos.paths, *tests.paths),
             judge(np.concatenate([photos.images, tests.images])),
@@ -133,10 +140,10 @@ class EvaluateJob:
 
     def _error_rates(self) -> dict[str, str]:
         """Returns what is known about each judge's error rates on real photos."""
-        known = self._calibrations
+        known = self.calibrations
         return {
             self._describe(x): known[x].describe() if x in known else "not measured"
-            for x in self._judges
+            for x in self.judges
         }
 
     def _describe(self, judge: str) -> str:
@@ -163,6 +170,11 @@ class EvaluateJob:
         """Returns the hash of a person."""
         return fingerprint.of_person(person, self._config.source, self._networks.hashes)
 
+    def is_current(self, entry: Mapping[str, Any], training: str) -> bool:
+        """Returns whether an entry of results.json has a training's measures."""
+        wanted = self.ids(training)
+        return wanted == {name: entry["ids"].get(name) for name in wanted}
+
     def ids(self, training: str) -> dict[str, str]:
         """Returns the hashes that a training's up-to-date results contain."""
         return {"training": training, "measures": self._measures}
@@ -188,18 +200,13 @@ class EvaluateJob:
         """
         unlearned, codes, record = stored
         config, evaluator = self._config, self._evaluator
-        original = self._networks.hashes["generator"]
-        if record.who != who or record.generator != original:
-            raise InputError(
-                f"{folder.path}: holds the result of {record.person}, which is not"
-                f" {person.title} with these settings and this generator"
-            )
+        self.check_person(person, folder, record, who)
         folder.invalidate()
         self._console.say(
             f"measuring {len(self._w_others)} other people before and after"
         )
         kept = evaluator.kept(unlearned, self._w_others, config.evaluate.shown)
-        own, tests = self._photos(person, record.photos, found)
+        own, tests = self.photos(person, record.photos, found)
         w_own = codes.w_u[: record.photos]
         before = evaluator.judged(self._generator, w_own)
         after = evaluator.judged(unlearned, w_own)
@@ -233,6 +240,8 @@ class EvaluateJob:
         entry["calibration"] = self._error_rates()
         entry["ids"] = self.ids(record.training)
         entry["seconds"] = {"training": record.seconds}
+        if attacks := folder.attacks(record.training):
+            add_verdict(entry, attacks)
         # The stored training's settings, with the current settings of the measures.
         settings = record.config | {"evaluate": config.fields["evaluate"]}
         pictures.save_images(folder.path / PICTURES, row, test_rows)
@@ -254,7 +263,29 @@ class EvaluateJob:
         folder.save_results(summarise([Done(entry, folder.path)], [], settings))
         return entry
 
-    def _photos(
+    def check_person(
+        self,
+        person: Person,
+        folder: PersonFolder,
+        record: TrainingRecord,
+        who: str | None = None,
+    ) -> None:
+        """Raises InputError if a stored result is not this person's.
+
+        Args:
+            person: the person.
+            folder: the folder that holds the result.
+            record: the result's.
+            who: the person's hash, if it is known already.
+        """
+        original = self._networks.hashes["generator"]
+        if record.who != (who or self.who(person)) or record.generator != original:
+            raise InputError(
+                f"{folder.path}: holds the result of {record.person}, which is not"
+                f" {person.title} with these settings and this generator"
+            )
+
+    def photos(
         self, person: Person, count: int, found: Found | None
     ) -> tuple[Judged | None, Judged | None]:
         """Returns the person's photos and test photos, judged; None if there are none.
@@ -268,7 +299,7 @@ class EvaluateJob:
             photos, tests = found.photos, found.tests
         else:
             photos, tests = (
-                self._latents.read(paths)[0] for paths in (person.photos, person.tests)
+                self.latents.read(paths)[0] for paths in (person.photos, person.tests)
             )
         if len(photos.paths) != count:
             raise InputError(
@@ -287,8 +318,8 @@ class EvaluateJob:
         self, photos: Judged, before: Judged, w: np.ndarray
     ) -> dict[str, Any]:
         inversion = self._evaluator.inversion(photos, before)
-        assert self._latents.prior is not None  # photos need an encoder
-        inversion["from_mean"] = float(self._latents.prior.distance(w).mean())
+        assert self.latents.prior is not None  # photos need an encoder
+        inversion["from_mean"] = float(self.latents.prior.distance(w).mean())
         numbers = {name: x for name, x in inversion.items() if name != "judges"}
         _check_finite(numbers, *inversion["judges"].values())
         return inversion
@@ -313,6 +344,13 @@ class EvaluateJob:
             f" ({known}), so the wrong person may be forgotten; see config.source.align"
             " and config.source.refine"
         ]
+
+
+def add_verdict(entry: dict[str, Any], attacks: Mapping[str, Any]) -> None:
+    """Adds the verdict of stored attacks to an entry of results.json."""
+    entry["verdict"] = attacks["verdict"]
+    entry["measures"] = {"level": attacks["verdict"]["level"], **entry["measures"]}
+    entry["ids"] = entry["ids"] | {"attacks": attacks["made_of"]}
 
 
 def method_of(settings: Mapping[str, Any]) -> str:

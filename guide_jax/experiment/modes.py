@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from guide_jax.attacks.verdict import in_words
 from guide_jax.config import read
 from guide_jax.config_types import Config
 from guide_jax.console import Console
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, VerdictError
+from guide_jax.experiment.attack import AttackJob
 from guide_jax.experiment.evaluate import EvaluateJob
 from guide_jax.experiment.everyone import run_everyone
 from guide_jax.experiment.render import render
@@ -116,11 +118,31 @@ def _run_render(
     return render(config, workdir)
 
 
+def _run_attack(
+    config: Config, workdir: Path, devices: list[jax.Device]
+) -> dict[str, Any]:
+    """Attacks every person's result; raises VerdictError if one is below the aim."""
+    summary = _run_people(AttackJob, config, workdir, devices)
+    aim = config.attack.require
+    below = [
+        f"{entry['title']}: {in_words(entry['verdict'])}"
+        for entry in summary["people"]
+        if entry["verdict"]["level"] < aim
+    ]
+    if below:
+        raise VerdictError(
+            f"{len(below)} of {len(summary['people'])} verdicts are below level {aim}"
+            f" (config.attack.require): {'; '.join(below)}"
+        )
+    return summary
+
+
 _unlearn, _evaluate = (partial(_run_people, job) for job in (UnlearnJob, EvaluateJob))
 
 MODES = {
     "unlearn": Mode("forget people, unless already done", _unlearn, trains=True),
     "evaluate": Mode("measure stored generators again", _evaluate),
+    "attack": Mode("try to get forgotten people back", _run_attack),
     "render": Mode("make images of a stored generator", _run_render),
 }
 

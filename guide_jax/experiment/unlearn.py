@@ -5,6 +5,7 @@ from typing import Any
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import DoubtError, UnlearningError
+from guide_jax.experiment.attack import AttackJob
 from guide_jax.experiment.evaluate import EvaluateJob, method_of
 from guide_jax.latents import Found, LatentFinder
 from guide_jax.people import Person
@@ -60,6 +61,15 @@ class UnlearnJob:
         self._evaluate = EvaluateJob(
             config, networks, console=self._console, latents=self._latents
         )
+        self._attack = None
+        if which := config.attack.after_training:
+            self._attack = AttackJob(
+                config,
+                networks,
+                console=self._console,
+                evaluate=self._evaluate,
+                which=which,
+            )
 
     def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
         """Forgets a person and measures the result, skipping what is already done.
@@ -80,17 +90,23 @@ class UnlearnJob:
         who = self._evaluate.who(person)
         training = fingerprint.of_training(self._config, who, hashes)
         entry = folder.results()
-        if entry and entry["ids"] == self._evaluate.ids(training):
-            self._console.say(
-                f"{person.title} is already done with these settings: {folder.path}"
-            )
-            return entry
+        if entry and self._evaluate.is_current(entry, training):
+            if not self._attack or "verdict" in entry:
+                self._console.say(
+                    f"{person.title} is already done with these settings: {folder.path}"
+                )
+                return entry
+        else:
+            entry = None
         stored, found = folder.stored(training), None
         if stored is None:
             found = self._unlearn(person, who, folder, training)
             stored = folder.load()  # so that the measures are of what is on disk
         folder.clean_up(training)
-        return self._evaluate.measure(person, who, folder, stored, found)
+        entry = entry or self._evaluate.measure(person, who, folder, stored, found)
+        if self._attack and "verdict" not in entry:
+            return self._attack.attack(person, folder, stored, entry, found)
+        return entry
 
     def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
         settings = self._config.parallel

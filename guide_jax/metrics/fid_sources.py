@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from guide_jax.errors import InputError
+from guide_jax.faces.datasets import open_dataset
 from guide_jax.faces.photos import read_image, visible_files
 from guide_jax.metrics.fid_statistics import Accumulator, Features, Statistics
 from guide_jax.models.inception import FEATURES, INPUT_SIZE
@@ -143,28 +144,15 @@ def of_dataset(features: Features, name: str) -> Statistics:
 
     Args:
         features: computes features of images.
-        name: the dataset and, optionally, its split, as in "celeb_a_hq/1024:train"; the
-            default is the split "train". The dataset must be prepared in a format with
-            random access, such as array_record.
+        name: as for `open_dataset`.
 
     Raises:
         InputError: the dataset is unknown, not prepared, or has no images.
     """
-    import tensorflow_datasets as tfds  # here, because the import takes a second
-
-    dataset, _, split = name.partition(":")
-    try:
-        source = tfds.data_source(dataset, split=split or "train")
-        images = (np.asarray(source[i]["image"]) for i in range(len(source)))
+    with open_dataset(name) as rows:
+        images = (np.asarray(rows[i]["image"]) for i in range(len(rows)))
         inputs = (resize(x[None] / np.float32(127.5) - 1, INPUT_SIZE) for x in images)
-        return features.of_inputs(inputs, len(source), name)
-    # tfds raises any exception for a dataset that is unknown, unprepared or imageless.
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"tfds:{name}: cannot be read by tensorflow-datasets; prepare it first with"
-            f" `tfds build {dataset} --file_format=array_record` ({reason})"
-        ) from error
+        return features.of_inputs(inputs, len(rows), name)
 
 
 def image_files(folder: str | Path) -> list[Path]:

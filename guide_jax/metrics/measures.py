@@ -47,6 +47,12 @@ def _identity(name: str, meaning: str, better: str = "") -> Measure:
 MEASURES = {
     measure.name: measure
     for measure in (
+        Measure(
+            "level",
+            "highest level of attacks, of 5, that it withstands (high: forgotten)",
+            decimals=None,
+            better="high",
+        ),
         _identity(
             "id",
             "identity similarity of the person before and after (low: forgotten)",

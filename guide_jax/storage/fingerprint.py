@@ -13,7 +13,7 @@ from guide_jax.people import Person
 # Fields that do not change what a training computes.
 NOT_TRAINING = (
     "name", "save_every", "cache", "source", "networks", "evaluate", "render",
-    "gradient_accumulation", "parallel",
+    "gradient_accumulation", "parallel", "attack",
 )  # fmt: skip
 # Version of the schema of results.json; results in an older one are measured again.
 SCHEMA = 3
@@ -85,7 +85,24 @@ def of_measures(
         fid: `FidMeasure.made_of`; None without FID.
     """
     settings = [SCHEMA, config.fields["evaluate"], config.source.psi]
-    return of([*settings, dict(hashes), [of_file(path) for path in files], fid])
+    # Only attacks use the encoder if there are no photos.
+    unused = {"encoder"} if not config.source.image else set()
+    used = {role: x for role, x in hashes.items() if role not in unused}
+    return of([*settings, used, [of_file(path) for path in files], fid])
+
+
+def of_attacks(config: Config, hashes: Mapping[str, str], which: Sequence[str]) -> str:
+    """Returns a hash of the attacks' settings.
+
+    Args:
+        config: the run's settings.
+        hashes: role -> hash of the run's network.
+        which: names of the attacks.
+    """
+    settings = dict(config.fields["attack"])
+    for name in ("which", "after_training", "require"):
+        del settings[name]
+    return of([settings, sorted(which), hashes["identity"], hashes.get("encoder")])
 
 
 def of_file(path: Path) -> str:

@@ -69,6 +69,7 @@ def load_networks(config: Config) -> Networks:
             f"config {config.name!r} names no network for: {', '.join(unset)};"
             " set --config.networks.ROLE.path"
         )
+    roles += [role for role in _optional(config) if role not in roles]
     paths = {role: locate(config.networks[role].path) for role in roles}
     missing = [role for role, path in paths.items() if not path.exists()]
     if missing:
@@ -116,6 +117,12 @@ def needed(config: Config) -> list[str]:
         "inception": config.evaluate.fid_samples > 0,
     }
     return [role for role in config.networks if wanted.get(role, True)]
+
+
+def _optional(config: Config) -> list[str]:
+    """Returns further roles, whose networks are loaded if they are there."""
+    path = config.networks["encoder"].path
+    return ["encoder"] if path and locate(path).exists() else []
 
 
 def locate(path: str) -> Path:

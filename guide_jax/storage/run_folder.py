@@ -26,7 +26,7 @@ from guide_jax.training.checkpoint import TrainStateStore
 TABLE, PAGE, PEOPLE = "results.csv", "report.html", "people"
 # Files of a person. If a run has only one person, both share the run's folder.
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
-CODES, EMBEDDINGS = "codes.npz", "embeddings.npz"
+CODES, EMBEDDINGS, ATTACKS = "codes.npz", "embeddings.npz", "attacks.json"
 GENERATOR, PICTURES, TRAIN_STATE = "generator", "pictures", ".checkpoint"
 RENDER = "render"
 
@@ -122,7 +122,7 @@ class PersonFolder:
         self, generator: Generator, codes: Codes, record: TrainingRecord
     ) -> None:
         """Stores the result of a training; from then on `stored` returns it."""
-        for name in (RESULTS, PICTURE):  # from an earlier training
+        for name in (RESULTS, PICTURE, ATTACKS):  # from an earlier training
             (self.path / name).unlink(missing_ok=True)
         training = np.array(record.training)
         write_arrays(self.path / CODES, codes._asdict() | {"training": training})
@@ -198,6 +198,19 @@ class PersonFolder:
     def invalidate(self) -> None:
         """Removes results.json, because the files it describes are about to change."""
         (self.path / RESULTS).unlink(missing_ok=True)
+
+    def save_attacks(self, attacks: Mapping[str, Any]) -> None:
+        """Writes what attacks reached; see `attacks.battery.Attacker`."""
+        write_json(self.path / ATTACKS, attacks)
+
+    def attacks(self, training: str) -> dict[str, Any] | None:
+        """Returns what attacks on a training's result reached; None if unknown."""
+        try:
+            attacks = json.loads((self.path / ATTACKS).read_text())
+            return attacks if attacks["training"] == training else None
+        # json raises many exceptions for damaged or foreign files.
+        except Exception:
+            return None
 
     def save_embeddings(self, embeddings: Mapping[str, np.ndarray]) -> None:
         """Writes the judge's embeddings, name -> `[E]`."""

@@ -1,0 +1,445 @@
+"""Runs all attacks on one person's unlearned generator."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from guide_jax.attacks import codes as near
+from guide_jax.attacks import scoring, subjects
+from guide_jax.attacks.relearn import make_relearn
+from guide_jax.attacks.scoring import Scorer, Scores, Seen
+from guide_jax.attacks.search import Search
+from guide_jax.attacks.subjects import Probes
+from guide_jax.attacks.verdict import NO_LEVEL, Outcome, give_verdict
+from guide_jax.config_types import Config
+from guide_jax.console import Console
+from guide_jax.inversion import make_encode, make_prior
+from guide_jax.latents import Codes, LatentFinder
+from guide_jax.metrics.calibration import Calibration
+from guide_jax.metrics.judges import Judge
+from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.storage.locate import Networks, locate
+
+LEVEL_OF = {
+    "replay": 1,
+    "edits": 1,
+    "line": 2,
+    "neighbourhood": 2,
+    "encoder": 3,
+    "other_codes": 3,
+    "search_w": 4,
+    "search_identity": 4,
+    "search_wplus": 5,
+    "random": NO_LEVEL,
+    "relearn": NO_LEVEL,
+}
+IN_WPLUS = "search_wplus"
+SEARCHES = "search_w", "search_identity", IN_WPLUS
+GROUPS = "original", "unlearned", "strangers"
+MOST_CODES = 4  # of a person's codes that are replayed, edited and searched around
+RELEARNED = 4  # strangers who are learned, because each is learned alone
+GENERATED, PHOTOS = "generated", "photos"  # what an attack's images are compared with
+
+
+class Target(NamedTuple):
+    """A person, as attacks see the person.
+
+    Attributes:
+        codes: the person's codes `[P, L, D]`.
+        other_codes: the original's codes of other photos, `[T, L, D]`.
+        references: "generated" and, if there are photos, "photos": embeddings of what
+            the person looks like.
+        tests: the person's other photos.
+        probes: photos that the attacker holds.
+        edited: images of the person's edited codes, as further photos of a sampled
+            person, `[N, H, W, 3]`.
+    """
+
+    codes: np.ndarray
+    other_codes: np.ndarray
+    references: dict[str, Seen]
+    tests: np.ndarray
+    probes: Probes
+    edited: np.ndarray
+
+
+class Attacker:
+    """Attacks unlearned generators; programs are compiled once for all people."""
+
+    def __init__(
+        self,
+        config: Config,
+        networks: Networks,
+        latents: LatentFinder,
+        judges: Mapping[str, Judge],
+        calibrations: Mapping[str, Calibration],
+        console: Console,
+    ):
+        """Prepares the attacks.
+
+        Args:
+            config: the run's settings.
+            networks: the run's networks. Without an encoder, attacks that need it are
+                left out.
+            latents: draws random people, and reads strangers' photos.
+            judges: name -> judge; all of them must have taken no part in training.
+            calibrations: of those judges whose error rates on real photos are known.
+            console: prints lines and progress bars.
+
+        Raises:
+            InputError: the directions cannot be used.
+        """
+        self._config, self._networks, self._latents = config, networks, latents
+        self._settings, self._console = config.attack, console
+        self._generator: Generator = networks["generator"]
+        self._calibrations = dict(calibrations)
+        self._scorer = Scorer(judges)
+        self._images = ImagePass(self._generator, config.evaluate.batch)
+        self._w_avg = np.asarray(self._generator.mapping.w_avg[...]).reshape(
+            -1, self._generator.w_dim
+        )[0]
+        encoder = networks.get("encoder")
+        self._encode = make_encode(encoder, self._generator) if encoder else None
+        self._directions = {}
+        if self._settings.directions:
+            self._directions = near.read_directions(
+                locate(self._settings.directions),
+                self._generator.num_ws,
+                self._generator.w_dim,
+            )
+
+    # What is shared by all people ----------------------------------------------------
+
+    @functools.cached_property
+    def _people(self) -> np.ndarray:
+        """Random people from whom attacks start, `[M, L, D]`."""
+        return self._latents.random(self._settings.seed, 100)
+
+    @functools.cached_property
+    def _thresholds(self) -> dict[str, scoring.Threshold]:
+        images = self._images(self._generator, self._people)
+        return scoring.thresholds(self._scorer, self._scorer.see(images), images)
+
+    @functools.cached_property
+    def _strangers(self) -> subjects.Strangers | None:
+        return subjects.find_strangers(
+            self._settings,
+            self._latents,
+            self._generator.resolution,
+            self._config.source.psi,
+        )
+
+    @functools.cached_property
+    def _search(self) -> Search:
+        return Search(
+            self._generator,
+            self._networks["lpips"],
+            self._networks["identity"],
+            self._latents.prior or make_prior(self._generator),
+            self._settings.learning_rate,
+            self._settings.batch,
+        )
+
+    @functools.cached_property
+    def _relearn(self) -> Any:
+        return make_relearn(self._generator, self._networks["lpips"])
+
+    @functools.cached_property
+    def _rephotographed_strangers(self) -> Probes:
+        assert self._strangers is not None
+        parts = [
+            subjects.of_face(face, 1, self._strangers.resolution, i)
+            for i, face in enumerate(self._strangers.images)
+        ]
+        return Probes(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+    # One person ----------------------------------------------------------------------
+
+    def __call__(
+        self,
+        unlearned: Generator,
+        codes: Codes,
+        photos: np.ndarray,
+        tests: np.ndarray,
+        which: tuple[str, ...],
+    ) -> dict[str, Any]:
+        """Attacks one person's unlearned generator.
+
+        Args:
+            unlearned: the generator that has forgotten the person.
+            codes: the person's codes.
+            photos: the photos from which the person was forgotten, `[n, H, W, 3]`;
+                none for a sampled person.
+            tests: other photos of the person.
+            which: names of the attacks, keys of `LEVEL_OF`.
+
+        Returns:
+            JSON-able: "verdict" (see `verdict.give_verdict`), "outcomes" (see
+            `verdict.Outcome`), "strangers" (where they come from; None without any)
+            and "left_out" (a line for each attack that could not be run).
+        """
+        target = self._target(codes, photos, tests)
+        outcomes: list[Outcome] = []
+        left_out: list[str] = []
+        for name in LEVEL_OF:
+            if name not in which:
+                continue
+            if reason := self._impossible(name, target):
+                left_out.append(f"{name}: {reason}")
+                continue
+            outcomes += self._run(name, unlearned, target)
+        verdict = give_verdict(
+            outcomes, self._thresholds_of(target), self._settings.margin
+        )
+        return {
+            "verdict": verdict,
+            "outcomes": [x.as_json() for x in outcomes],
+            "strangers": self._strangers.described if self._strangers else None,
+            "left_out": left_out,
+        }
+
+    def _target(self, codes: Codes, photos: np.ndarray, tests: np.ndarray) -> Target:
+        settings, sampled = self._settings, not len(photos)
+        own = codes.w_u[: max(1, len(photos))][:MOST_CODES]
+        made = self._images(self._generator, own)
+        references = {GENERATED: self._scorer.see(made)}
+        edited = made[:0]
+        resolution = self._generator.resolution
+        if self._strangers:
+            resolution = self._strangers.resolution
+        if sampled:
+            probes = subjects.of_face(
+                made[0], settings.photos, resolution, settings.seed
+            )
+            if self._directions:
+                sizes = settings.edit_sizes
+                edited = self._images(
+                    self._generator, near.edits(own[:1], self._directions, sizes)
+                )
+        else:
+            references[PHOTOS] = self._scorer.see(np.concatenate([photos, tests]))
+            probes = (
+                subjects.of_photos(tests)
+                if len(tests)
+                else subjects.of_face(
+                    photos[0], settings.photos, resolution, settings.seed
+                )
+            )
+        probes = subjects.first(probes, settings.photos)
+        return Target(own, codes.tests, references, tests, probes, edited)
+
+    def _thresholds_of(self, target: Target) -> dict[str, dict[str, scoring.Threshold]]:
+        found = {GENERATED: self._thresholds, PHOTOS: dict(self._thresholds)}
+        if PHOTOS in target.references:
+            for name, calibration in self._calibrations.items():
+                strangers = self._thresholds[name].strangers
+                found[PHOTOS][name] = scoring.of_photos(calibration, strangers)
+        return found
+
+    def _impossible(self, name: str, target: Target) -> str:
+        """Returns why an attack cannot be run; empty if it can."""
+        if name == "edits" and not self._directions:
+            return "config.attack.directions names no directions"
+        if name == "encoder" and self._encode is None:
+            return "config.networks.encoder names no encoder"
+        if name == "other_codes" and not len(target.other_codes):
+            return "there are no other photos of the person"
+        return ""
+
+    def _run(
+        self, name: str, unlearned: Generator, target: Target
+    ) -> Iterator[Outcome]:
+        if name in SEARCHES:
+            yield from self._run_search(name, unlearned, target)
+        elif name == "relearn":
+            yield from self._run_relearn(unlearned, target)
+        elif name == "random":
+            yield self._run_random(unlearned, target)
+        elif name == "encoder":
+            yield self._run_encoder(unlearned, target)
+        else:
+            yield from self._run_codes(name, unlearned, target)
+
+    def _both(self, unlearned: Generator) -> dict[str, Generator]:
+        return {"original": self._generator, "unlearned": unlearned}
+
+    def _run_codes(
+        self, name: str, unlearned: Generator, target: Target
+    ) -> Iterator[Outcome]:
+        """Shows codes, and compares the images with all that is known of the person."""
+        settings, own = self._settings, target.codes
+        w = {
+            "replay": lambda: own,
+            "edits": lambda: near.edits(own, self._directions, settings.edit_sizes),
+            "line": lambda: near.line(own, self._w_avg),
+            "neighbourhood": lambda: near.neighbourhood(
+                own, self._w_avg, self._people, settings.seed
+            ),
+            "other_codes": lambda: target.other_codes,
+        }[name]()
+        seen = {
+            group: self._scorer.see(self._images(generator, w))
+            for group, generator in self._both(unlearned).items()
+        }
+        for kind, references in target.references.items():
+            scores = {g: scoring.closest(x, references) for g, x in seen.items()}
+            yield _outcome(name, kind, None, scores)
+
+    def _run_encoder(self, unlearned: Generator, target: Target) -> Outcome:
+        """Inverts photos by the encoder, and compares each image with its photo."""
+        probes = target.probes
+        if len(target.edited):
+            # Further photos of a sampled person are compared with the one known face.
+            faces = np.repeat(probes.faces[:1], len(target.edited), axis=0)
+            probes = Probes(
+                np.concatenate([probes.images, target.edited]),
+                np.concatenate([probes.faces, faces]),
+            )
+        scores = {
+            group: self._show(generator, self._encoded(probes.images), probes.faces)
+            for group, generator in self._both(unlearned).items()
+        }
+        if strangers := self._probes_of_strangers(target):
+            w = self._encoded(strangers.images)
+            scores["strangers"] = self._show(self._generator, w, strangers.faces)
+        return _outcome("encoder", PHOTOS, None, scores)
+
+    def _run_search(
+        self, name: str, unlearned: Generator, target: Target
+    ) -> Iterator[Outcome]:
+        settings, probes = self._settings, target.probes
+        attacked = [
+            (group, generator, probes)
+            for group, generator in self._both(unlearned).items()
+        ]
+        if strangers := self._probes_of_strangers(target):
+            attacked.append(("strangers", self._generator, strangers))
+        budgets = (0, *settings.budgets)
+        starts = settings.starts
+        total = sum(len(x.images) for _, _, x in attacked) * starts * max(budgets)
+        scores: dict[int, dict[str, Scores]] = {steps: {} for steps in budgets}
+        with self._console.bar(name, "step", total) as bar:
+            for group, generator, held in attacked:
+                w = subjects.starting_codes(
+                    self._encoded(held.images) if self._encode else None,
+                    self._w_avg,
+                    self._people,
+                    starts,
+                )
+                w = np.broadcast_to(w, (len(held.images), *w.shape[1:]))
+                w = w.reshape(-1, *w.shape[2:])
+                if name != IN_WPLUS:
+                    w = w.mean(axis=1, keepdims=True)
+                targets = np.repeat(held.images, starts, axis=0)
+                objective = "identity" if name == "search_identity" else "photo"
+                reached = self._search(generator, targets, w, budgets, objective, bar)
+                for steps, (codes, errors) in reached.items():
+                    # The attacker keeps the start with the smallest error.
+                    rows = errors.reshape(-1, starts).argmin(axis=1)
+                    best = codes.reshape(-1, starts, *codes.shape[1:])
+                    best = best[np.arange(len(rows)), rows]
+                    scores[steps][group] = self._show(generator, best, held.faces)
+        for steps in budgets:
+            yield _outcome(name, PHOTOS, steps, scores[steps])
+
+    def _run_random(self, unlearned: Generator, target: Target) -> Outcome:
+        """Looks for the person among random people."""
+        settings = self._settings
+        references = target.references[GENERATED]
+        strangers = self._probes_of_strangers(target)
+        sought = self._scorer.see(strangers.faces) if strangers else None
+        found: dict[str, list[Scores]] = {group: [] for group in GROUPS}
+        total, size = settings.random_people, 10 * self._config.evaluate.batch
+        with self._console.bar("random people", "person", total) as bar:
+            for i, start in enumerate(range(0, total, size)):
+                count = min(size, total - start)
+                w = self._latents.random(settings.seed + 1 + i, count)
+                for group, generator in self._both(unlearned).items():
+                    seen = self._scorer.see(self._images(generator, w))
+                    found[group].append(scoring.closest(seen, references))
+                    if group == "original" and sought is not None:
+                        found["strangers"].append(scoring.closest(sought, seen))
+                bar.update(count)
+        scores = {
+            group: {
+                name: np.fmax.reduce([x[name] for x in parts])
+                if group == "strangers"
+                else np.nanmax(np.concatenate([x[name] for x in parts]), keepdims=True)
+                for name in parts[0]
+            }
+            for group, parts in found.items()
+            if parts
+        }
+        return _outcome("random", GENERATED, total, scores)
+
+    def _run_relearn(self, unlearned: Generator, target: Target) -> Iterator[Outcome]:
+        """Fine-tunes generators on a photo."""
+        probes = subjects.first(target.probes, 1)
+        attacked = [
+            (group, generator, probes)
+            for group, generator in self._both(unlearned).items()
+        ]
+        if strangers := self._probes_of_strangers(target):
+            few = subjects.first(strangers, RELEARNED)
+            attacked.append(("strangers", self._generator, few))
+        budgets = (0, *self._settings.relearn_steps)
+        total = sum(len(x.images) for _, _, x in attacked) * max(budgets)
+        scores: dict[int, dict[str, Scores]] = {steps: {} for steps in budgets}
+        with self._console.bar("relearn", "step", total) as bar:
+            for group, generator, held in attacked:
+                shown: dict[int, list[np.ndarray]] = {steps: [] for steps in budgets}
+                for i in range(len(held.images)):
+                    photo = held.images[i : i + 1]
+                    w = self._encoded(photo) if self._encode else self._mean_code()
+                    for steps, image in self._relearn(
+                        generator, w, photo, budgets, bar
+                    ).items():
+                        shown[steps].append(image)
+                faces = self._scorer.see(held.faces)
+                for steps, images in shown.items():
+                    seen = self._scorer.see(np.concatenate(images))
+                    scores[steps][group] = scoring.paired(seen, faces)
+        for steps in budgets:
+            yield _outcome("relearn", PHOTOS, steps, scores[steps])
+
+    def _probes_of_strangers(self, target: Target) -> Probes | None:
+        """Returns a photo of each stranger, treated as the person's photos are."""
+        if self._strangers is None:
+            return None
+        if len(target.tests):
+            return subjects.of_photos(self._strangers.images)
+        return self._rephotographed_strangers
+
+    def _encoded(self, photos: np.ndarray) -> np.ndarray:
+        assert self._encode is not None
+        parts = np.split(photos, len(photos))
+        return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
+
+    def _mean_code(self) -> np.ndarray:
+        shape = (1, self._generator.num_ws, self._generator.w_dim)
+        return np.broadcast_to(self._w_avg, shape)
+
+    def _show(self, generator: Generator, w: np.ndarray, faces: np.ndarray) -> Scores:
+        """Returns the similarity of each code's image and its face."""
+        made = self._scorer.see(self._images(generator, w))
+        return scoring.paired(made, self._scorer.see(faces))
+
+
+def _outcome(
+    attack: str, compared: str, budget: int | None, scores: Mapping[str, Scores]
+) -> Outcome:
+    return Outcome(
+        attack,
+        LEVEL_OF[attack],
+        compared,
+        budget,
+        {
+            group: {
+                judge: [None if np.isnan(x) else round(float(x), 4) for x in values]
+                for judge, values in by_judge.items()
+            }
+            for group, by_judge in scores.items()
+        },
+    )

@@ -1,0 +1,150 @@
+"""Whom attacks are directed at: the person, and people whom no generator has seen."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from guide_jax.attacks.copies import rephotographed
+from guide_jax.config_types import Attack
+from guide_jax.errors import InputError
+from guide_jax.faces.datasets import first_images
+from guide_jax.faces.photos import list_photos
+from guide_jax.latents import LatentFinder
+from guide_jax.models.generator import ImagePass, make_mapping
+from guide_jax.models.resample import resize
+from guide_jax.storage.locate import locate
+from guide_jax.storage.network_file import load_network
+from guide_jax.training.fold import mixed_people
+
+GENERATOR = "generator:"
+DATASET = "tfds:"
+
+
+class Probes(NamedTuple):
+    """Photos that an attacker holds, and what the result should resemble.
+
+    Attributes:
+        images: `[N, H, W, 3]`.
+        faces: the same faces unaltered, `[N, H, W, 3]`.
+    """
+
+    images: np.ndarray
+    faces: np.ndarray
+
+
+class Strangers(NamedTuple):
+    """People whom the original generator has never seen.
+
+    Attributes:
+        images: one for each person, `[N, H, W, 3]` at the generator's resolution.
+        resolution: side in pixels that holds all their detail.
+        described: where they come from.
+    """
+
+    images: np.ndarray
+    resolution: int
+    described: str
+
+
+def find_strangers(
+    settings: Attack, latents: LatentFinder, resolution: int, psi: float
+) -> Strangers | None:
+    """Returns people whom the generator has never seen; None if the config names none.
+
+    Args:
+        settings: `strangers` is a folder with a photo of each person, "tfds:NAME:SPLIT"
+            or "generator:PATH", another generator. The latter's people have styles of
+            several people mixed between their layers, so that W does not hold them even
+            if both generators were trained alike.
+        latents: reads and aligns photos.
+        resolution: side of the attacked generator's images in pixels.
+        psi: truncation of another generator's people.
+
+    Raises:
+        InputError: they cannot be read, or there are fewer than two.
+    """
+    where, count = settings.strangers, settings.strangers_count
+    if not where:
+        return None
+    if where.startswith(GENERATOR):
+        found = _generated(where.removeprefix(GENERATOR), settings, resolution, psi)
+    elif where.startswith(DATASET):
+        images = first_images(where.removeprefix(DATASET), count, resolution)
+        found = Strangers(images, resolution, where)
+    else:
+        photos, _ = latents.read(list_photos(where)[:count])
+        found = Strangers(photos.images, resolution, f"photos in {where}")
+    if len(found.images) < 2:
+        raise InputError(
+            f"{where}: fewer than two usable faces; check --config.attack.strangers"
+        )
+    return found
+
+
+def _generated(path: str, settings: Attack, resolution: int, psi: float) -> Strangers:
+    try:
+        other: Any = load_network(locate(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"{error}; check --config.attack.strangers") from error
+    keys = jax.random.split(jax.random.key(settings.seed))
+    z = jax.random.normal(keys[0], (4 * settings.strangers_count, other.z_dim))
+    people = make_mapping(other, psi)(z)
+    w = np.asarray(mixed_people(people, settings.strangers_count, keys[1]))
+    images = ImagePass(other, 1)(other, w)
+    resized = resize(images, resolution).clip(-1, 1).astype(np.float32)
+    return Strangers(resized, min(resolution, other.resolution), f"people of {path}")
+
+
+def of_face(face: np.ndarray, count: int, resolution: int, seed: int) -> Probes:
+    """Returns photographs of one picture, as an attacker may hold them.
+
+    Args:
+        face: `[H, H, 3]`.
+        count: number of photographs.
+        resolution: side in pixels of the detail that they keep.
+        seed: seed of the draw.
+    """
+    copies = blurred(rephotographed(face, count, seed), resolution)
+    return Probes(copies, np.repeat(face[None], count, axis=0))
+
+
+def of_photos(photos: np.ndarray) -> Probes:
+    """Returns photos `[N, H, W, 3]` as they are."""
+    return Probes(photos, photos)
+
+
+def blurred(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Removes the detail that images of a lower resolution don't have."""
+    side = images.shape[1]
+    if resolution >= side or not len(images):
+        return images
+    return resize(resize(images, resolution), side).astype(np.float32)
+
+
+def first(probes: Probes, count: int) -> Probes:
+    """Returns the first photos."""
+    return Probes(probes.images[:count], probes.faces[:count])
+
+
+def starting_codes(
+    encoded: np.ndarray | None, w_avg: np.ndarray, people: np.ndarray, starts: int
+) -> np.ndarray:
+    """Returns codes at which searches start.
+
+    Args:
+        encoded: the encoder's codes of the photos `[N, L, D]`; None without an encoder.
+        w_avg: mean code `[D]`.
+        people: random people `[M, L, D]`.
+        starts: S, searches for each photo: from the encoder's code, from the mean code,
+            and from random people, as far as they go.
+
+    Returns:
+        `[N, S, L, D]`, or `[1, S, L, D]` without an encoder.
+    """
+    mean = np.broadcast_to(w_avg, people.shape[1:])
+    rest: Sequence[np.ndarray] = [mean, *people]
+    if encoded is None:
+        return np.stack(rest[:starts])[None]
+    return np.stack([np.stack([w, *rest[: starts - 1]]) for w in encoded])
