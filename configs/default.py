@@ -196,9 +196,9 @@ def get_config() -> ConfigDict:
     # An .npz file of directions in latent space, name -> [D] or [L, D], such as smile
     # and pose, and how far to go along them (in their own lengths, both ways).
     attack.directions = ""
-    attack.edit_sizes = (1.5, 3.0)
-    # Photos of the person that the attacker holds, at most: the test photos, or altered
-    # copies if there are none.
+    attack.edit_sizes = (0.4, 0.8)
+    # Photos of the person, at most, from which searches start: the test photos, or
+    # altered copies of edited images or of the first photo if there are none.
     attack.photos = 4
     # Searches for each photo: from the encoder's code, the mean code, random people.
     attack.starts = 4

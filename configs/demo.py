@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.evaluate.others = 40
 
     # People of the other bundled generator stand for people never seen.
+    config.attack.directions = "demo:directions.npz"
     config.attack.strangers = "generator:demo:mobilestylegan_128.npz"
     config.attack.photos, config.attack.starts = 2, 2
     config.attack.budgets = (25, 100)

@@ -1,10 +1,11 @@
 """Runs all attacks on one person's unlearned generator."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from guide_jax.attacks import codes as near
 from guide_jax.attacks import scoring, subjects
@@ -37,10 +38,14 @@ LEVEL_OF = {
 }
 IN_WPLUS = "search_wplus"
 SEARCHES = "search_w", "search_identity", IN_WPLUS
-GROUPS = "original", "unlearned", "strangers"
 MOST_CODES = 4  # of a person's codes that are replayed, edited and searched around
+SWEEP = 100  # random people who are looked at before the progress bar moves
+COPIES = 8  # photographs of a person without other photos
 RELEARNED = 4  # strangers who are learned, because each is learned alone
 GENERATED, PHOTOS = "generated", "photos"  # what an attack's images are compared with
+
+
+ByBudget = dict[int, Scores]  # number of steps -> what was reached
 
 
 class Target(NamedTuple):
@@ -53,8 +58,6 @@ class Target(NamedTuple):
             the person looks like.
         tests: the person's other photos.
         probes: photos that the attacker holds.
-        edited: images of the person's edited codes, as further photos of a sampled
-            person, `[N, H, W, 3]`.
     """
 
     codes: np.ndarray
@@ -62,7 +65,6 @@ class Target(NamedTuple):
     references: dict[str, Seen]
     tests: np.ndarray
     probes: Probes
-    edited: np.ndarray
 
 
 class Attacker:
@@ -102,6 +104,7 @@ class Attacker:
         )[0]
         encoder = networks.get("encoder")
         self._encode = make_encode(encoder, self._generator) if encoder else None
+        self._known: dict[tuple[str, bool], ByBudget] = {}
         self._directions = {}
         if self._settings.directions:
             self._directions = near.read_directions(
@@ -129,6 +132,7 @@ class Attacker:
             self._latents,
             self._generator.resolution,
             self._config.source.psi,
+            self._directions,
         )
 
     @functools.cached_property
@@ -147,11 +151,14 @@ class Attacker:
         return make_relearn(self._generator, self._networks["lpips"])
 
     @functools.cached_property
-    def _rephotographed_strangers(self) -> Probes:
+    def _photographed_strangers(self) -> Probes:
+        """A photograph of each stranger."""
         assert self._strangers is not None
         parts = [
-            subjects.of_face(face, 1, self._strangers.resolution, i)
-            for i, face in enumerate(self._strangers.images)
+            subjects.photographs(shown[None], face, 1, self._resolution, i)
+            for i, (shown, face) in enumerate(
+                zip(self._strangers.images, self._strangers.faces, strict=True)
+            )
         ]
         return Probes(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
@@ -201,34 +208,33 @@ class Attacker:
         }
 
     def _target(self, codes: Codes, photos: np.ndarray, tests: np.ndarray) -> Target:
-        settings, sampled = self._settings, not len(photos)
         own = codes.w_u[: max(1, len(photos))][:MOST_CODES]
         made = self._images(self._generator, own)
         references = {GENERATED: self._scorer.see(made)}
-        edited = made[:0]
-        resolution = self._generator.resolution
-        if self._strangers:
-            resolution = self._strangers.resolution
-        if sampled:
-            probes = subjects.of_face(
-                made[0], settings.photos, resolution, settings.seed
-            )
-            if self._directions:
-                sizes = settings.edit_sizes
-                edited = self._images(
-                    self._generator, near.edits(own[:1], self._directions, sizes)
-                )
-        else:
+        if len(photos):
             references[PHOTOS] = self._scorer.see(np.concatenate([photos, tests]))
-            probes = (
-                subjects.of_photos(tests)
-                if len(tests)
-                else subjects.of_face(
-                    photos[0], settings.photos, resolution, settings.seed
-                )
+        if len(tests):
+            probes = Probes(tests, tests)
+        else:
+            # Other photos of a sampled person are edited, those of a photo are not.
+            shown = photos[:1] if len(photos) else self._edited(own[:1])
+            face = photos[0] if len(photos) else made[0]
+            probes = subjects.photographs(
+                shown, face, COPIES, self._resolution, self._settings.seed
             )
-        probes = subjects.first(probes, settings.photos)
-        return Target(own, codes.tests, references, tests, probes, edited)
+        return Target(own, codes.tests, references, tests, probes)
+
+    def _edited(self, w: np.ndarray) -> np.ndarray:
+        """Returns images of a code and its edits, `[N, H, W, 3]`."""
+        edits = near.edits(w, self._directions, self._settings.edit_sizes)
+        return self._images(self._generator, edits if len(edits) else w)
+
+    @property
+    def _resolution(self) -> int:
+        """Side in pixels of the detail in the person's and the strangers' photos."""
+        if self._strangers:
+            return self._strangers.resolution
+        return self._generator.resolution
 
     def _thresholds_of(self, target: Target) -> dict[str, dict[str, scoring.Threshold]]:
         found = {GENERATED: self._thresholds, PHOTOS: dict(self._thresholds)}
@@ -290,13 +296,6 @@ class Attacker:
     def _run_encoder(self, unlearned: Generator, target: Target) -> Outcome:
         """Inverts photos by the encoder, and compares each image with its photo."""
         probes = target.probes
-        if len(target.edited):
-            # Further photos of a sampled person are compared with the one known face.
-            faces = np.repeat(probes.faces[:1], len(target.edited), axis=0)
-            probes = Probes(
-                np.concatenate([probes.images, target.edited]),
-                np.concatenate([probes.faces, faces]),
-            )
         scores = {
             group: self._show(generator, self._encoded(probes.images), probes.faces)
             for group, generator in self._both(unlearned).items()
@@ -309,108 +308,144 @@ class Attacker:
     def _run_search(
         self, name: str, unlearned: Generator, target: Target
     ) -> Iterator[Outcome]:
-        settings, probes = self._settings, target.probes
-        attacked = [
-            (group, generator, probes)
+        """Searches for the code whose image is closest to a photo."""
+        probes = subjects.first(target.probes, self._settings.photos)
+        work = functools.partial(self._searched, name)
+        per_photo = self._settings.starts * max(self._settings.budgets)
+        yield from self._against_strangers(
+            name, work, unlearned, target, probes, None, per_photo
+        )
+
+    def _run_relearn(self, unlearned: Generator, target: Target) -> Iterator[Outcome]:
+        """Fine-tunes generators on one photo each."""
+        probes = subjects.first(target.probes, 1)
+        per_photo = max(self._settings.relearn_steps)
+        yield from self._against_strangers(
+            "relearn", self._relearned, unlearned, target, probes, RELEARNED, per_photo
+        )
+
+    def _against_strangers(
+        self,
+        name: str,
+        work: Callable[[Generator, Probes, tqdm], ByBudget],
+        unlearned: Generator,
+        target: Target,
+        probes: Probes,
+        most: int | None,
+        per_photo: int,
+    ) -> Iterator[Outcome]:
+        """Runs an attack with steps on both generators, and on never-seen people.
+
+        Args:
+            name: the attack's name.
+            work: the attack.
+            unlearned: the generator that has forgotten the person.
+            target: the person.
+            probes: the person's photos.
+            most: number of strangers at most; None for all.
+            per_photo: steps for each photo.
+        """
+        attacked = {
+            group: (generator, probes)
             for group, generator in self._both(unlearned).items()
-        ]
-        if strangers := self._probes_of_strangers(target):
-            attacked.append(("strangers", self._generator, strangers))
-        budgets = (0, *settings.budgets)
-        starts = settings.starts
-        total = sum(len(x.images) for _, _, x in attacked) * starts * max(budgets)
-        scores: dict[int, dict[str, Scores]] = {steps: {} for steps in budgets}
+        }
+        # What strangers reach does not depend on the person.
+        known = name, bool(len(target.tests))
+        strangers = self._probes_of_strangers(target)
+        if strangers and known not in self._known:
+            few = subjects.first(strangers, most)
+            attacked["strangers"] = self._generator, few
+        total = sum(len(held.images) for _, held in attacked.values()) * per_photo
         with self._console.bar(name, "step", total) as bar:
-            for group, generator, held in attacked:
-                w = subjects.starting_codes(
-                    self._encoded(held.images) if self._encode else None,
-                    self._w_avg,
-                    self._people,
-                    starts,
-                )
-                w = np.broadcast_to(w, (len(held.images), *w.shape[1:]))
-                w = w.reshape(-1, *w.shape[2:])
-                if name != IN_WPLUS:
-                    w = w.mean(axis=1, keepdims=True)
-                targets = np.repeat(held.images, starts, axis=0)
-                objective = "identity" if name == "search_identity" else "photo"
-                reached = self._search(generator, targets, w, budgets, objective, bar)
-                for steps, (codes, errors) in reached.items():
-                    # The attacker keeps the start with the smallest error.
-                    rows = errors.reshape(-1, starts).argmin(axis=1)
-                    best = codes.reshape(-1, starts, *codes.shape[1:])
-                    best = best[np.arange(len(rows)), rows]
-                    scores[steps][group] = self._show(generator, best, held.faces)
-        for steps in budgets:
-            yield _outcome(name, PHOTOS, steps, scores[steps])
+            found = {g: work(made, held, bar) for g, (made, held) in attacked.items()}
+        if strangers:
+            self._known.setdefault(known, found.get("strangers", {}))
+            found["strangers"] = self._known[known]
+        for steps in found["unlearned"]:
+            scores = {group: by_steps[steps] for group, by_steps in found.items()}
+            yield _outcome(name, PHOTOS, steps, scores)
+
+    def _searched(
+        self, name: str, generator: Generator, held: Probes, bar: tqdm
+    ) -> ByBudget:
+        starts = self._settings.starts
+        w = subjects.starting_codes(
+            self._encoded(held.images) if self._encode else None,
+            self._w_avg,
+            self._people,
+            starts,
+        )
+        w = np.broadcast_to(w, (len(held.images), *w.shape[1:]))
+        w = w.reshape(-1, *w.shape[2:])
+        if name != IN_WPLUS:
+            w = w.mean(axis=1, keepdims=True)
+        reached = self._search(
+            generator,
+            np.repeat(held.images, starts, axis=0),
+            w,
+            (0, *self._settings.budgets),
+            "identity" if name == "search_identity" else "photo",
+            bar,
+        )
+        scores = {}
+        for steps, (codes, errors) in reached.items():
+            # The attacker keeps the start with the smallest error.
+            rows = errors.reshape(-1, starts).argmin(axis=1)
+            best = codes.reshape(-1, starts, *codes.shape[1:])
+            best = best[np.arange(len(rows)), rows]
+            scores[steps] = self._show(generator, best, held.faces)
+        return scores
+
+    def _relearned(self, generator: Generator, held: Probes, bar: tqdm) -> ByBudget:
+        budgets = (0, *self._settings.relearn_steps)
+        shown: dict[int, list[np.ndarray]] = {steps: [] for steps in budgets}
+        for i in range(len(held.images)):
+            photo = held.images[i : i + 1]
+            w = self._encoded(photo) if self._encode else self._mean_code()
+            images = self._relearn(generator, w, photo, budgets, bar)
+            for steps, image in images.items():
+                shown[steps].append(image)
+        faces = self._scorer.see(held.faces)
+        return {
+            steps: scoring.paired(self._scorer.see(np.concatenate(images)), faces)
+            for steps, images in shown.items()
+        }
 
     def _run_random(self, unlearned: Generator, target: Target) -> Outcome:
-        """Looks for the person among random people."""
-        settings = self._settings
+        """Looks for the person, and for strangers, among random people."""
         references = target.references[GENERATED]
         strangers = self._probes_of_strangers(target)
         sought = self._scorer.see(strangers.faces) if strangers else None
-        found: dict[str, list[Scores]] = {group: [] for group in GROUPS}
-        total, size = settings.random_people, 10 * self._config.evaluate.batch
-        with self._console.bar("random people", "person", total) as bar:
-            for i, start in enumerate(range(0, total, size)):
-                count = min(size, total - start)
-                w = self._latents.random(settings.seed + 1 + i, count)
+        found: dict[str, list[Scores]] = {}
+        count = self._settings.random_people
+        with self._console.bar("random", "person", count) as bar:
+            for i, start in enumerate(range(0, count, SWEEP)):
+                size = min(SWEEP, count - start)
+                w = self._latents.random(self._settings.seed + 1 + i, size)
                 for group, generator in self._both(unlearned).items():
                     seen = self._scorer.see(self._images(generator, w))
-                    found[group].append(scoring.closest(seen, references))
+                    # The closest random person for each of the person's references.
+                    found.setdefault(group, []).append(
+                        scoring.closest(references, seen)
+                    )
                     if group == "original" and sought is not None:
-                        found["strangers"].append(scoring.closest(sought, seen))
-                bar.update(count)
+                        found.setdefault("strangers", []).append(
+                            scoring.closest(sought, seen)
+                        )
+                bar.update(size)
         scores = {
-            group: {
-                name: np.fmax.reduce([x[name] for x in parts])
-                if group == "strangers"
-                else np.nanmax(np.concatenate([x[name] for x in parts]), keepdims=True)
-                for name in parts[0]
-            }
+            group: {x: np.fmax.reduce([part[x] for part in parts]) for x in parts[0]}
             for group, parts in found.items()
-            if parts
         }
-        return _outcome("random", GENERATED, total, scores)
-
-    def _run_relearn(self, unlearned: Generator, target: Target) -> Iterator[Outcome]:
-        """Fine-tunes generators on a photo."""
-        probes = subjects.first(target.probes, 1)
-        attacked = [
-            (group, generator, probes)
-            for group, generator in self._both(unlearned).items()
-        ]
-        if strangers := self._probes_of_strangers(target):
-            few = subjects.first(strangers, RELEARNED)
-            attacked.append(("strangers", self._generator, few))
-        budgets = (0, *self._settings.relearn_steps)
-        total = sum(len(x.images) for _, _, x in attacked) * max(budgets)
-        scores: dict[int, dict[str, Scores]] = {steps: {} for steps in budgets}
-        with self._console.bar("relearn", "step", total) as bar:
-            for group, generator, held in attacked:
-                shown: dict[int, list[np.ndarray]] = {steps: [] for steps in budgets}
-                for i in range(len(held.images)):
-                    photo = held.images[i : i + 1]
-                    w = self._encoded(photo) if self._encode else self._mean_code()
-                    for steps, image in self._relearn(
-                        generator, w, photo, budgets, bar
-                    ).items():
-                        shown[steps].append(image)
-                faces = self._scorer.see(held.faces)
-                for steps, images in shown.items():
-                    seen = self._scorer.see(np.concatenate(images))
-                    scores[steps][group] = scoring.paired(seen, faces)
-        for steps in budgets:
-            yield _outcome("relearn", PHOTOS, steps, scores[steps])
+        return _outcome("random", GENERATED, count, scores)
 
     def _probes_of_strangers(self, target: Target) -> Probes | None:
         """Returns a photo of each stranger, treated as the person's photos are."""
         if self._strangers is None:
             return None
         if len(target.tests):
-            return subjects.of_photos(self._strangers.images)
-        return self._rephotographed_strangers
+            return Probes(self._strangers.images, self._strangers.faces)
+        return self._photographed_strangers
 
     def _encoded(self, photos: np.ndarray) -> np.ndarray:
         assert self._encode is not None

@@ -7,37 +7,30 @@ from PIL import Image, ImageFilter
 
 from guide_jax.faces.photos import to_uint8
 
-CROP = 0.08  # largest part of the side that a crop leaves out
-COLOUR, LIGHT = 0.12, 0.25  # largest relative changes of each colour and of brightness
-BLUR = 0.006  # largest standard deviation of the blur, as a fraction of the side
-QUALITY = 50, 90  # of JPEG
+CROP = 0.02  # largest part of the side that a crop leaves out
+COLOUR, LIGHT = 0.08, 0.2  # largest relative changes of each colour and of brightness
+BLUR = 0.004  # largest standard deviation of the blur, as a fraction of the side
+QUALITY = 60, 95  # of JPEG
 
 
-def rephotographed(image: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Returns copies with random crops, colours, blur and JPEG, half of them mirrored.
+def rephotographed(image: np.ndarray, seed: int) -> np.ndarray:
+    """Returns a copy with a random crop, colours, blur and JPEG, or its mirror image.
 
     Args:
         image: `[H, H, 3]` float32 in [-1, 1].
-        count: N, the number of copies.
-        seed: seed of the draw.
+        seed: seed of the draw; for odd seeds the copy is mirrored.
 
     Returns:
-        `[N, H, H, 3]` float32 in [-1, 1].
+        `[H, H, 3]` float32 in [-1, 1].
     """
-    rng = np.random.default_rng(seed)
-    copies = [_copy(image, i % 2 == 0, rng) for i in range(count)]
-    return np.reshape(np.array(copies, np.float32), (count, *image.shape))
-
-
-def _copy(image: np.ndarray, mirrored: bool, rng: np.random.Generator) -> np.ndarray:
-    side = image.shape[1]
-    if mirrored:
+    rng, side = np.random.default_rng(seed), image.shape[1]
+    if seed % 2:
         image = image[:, ::-1]
     gain = rng.uniform(1 - COLOUR, 1 + COLOUR, 3) * rng.uniform(1 - LIGHT, 1 + LIGHT)
     image = (image + 1) * gain.astype(np.float32) - 1
     picture = Image.fromarray(to_uint8(image))
-    left, top = rng.uniform(0, CROP * side, 2)
-    width = side - rng.uniform(0, CROP * side) - max(left, top)
+    width = side - rng.uniform(0, CROP * side)
+    left, top = rng.uniform(0, side - width, 2)
     box = (left, top, left + width, top + width)
     picture = picture.resize((side, side), Image.Resampling.BICUBIC, box)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, BLUR * side)))

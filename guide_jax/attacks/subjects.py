@@ -1,11 +1,12 @@
 """Whom attacks are directed at: the person, and people whom no generator has seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from guide_jax.attacks.codes import edits
 from guide_jax.attacks.copies import rephotographed
 from guide_jax.config_types import Attack
 from guide_jax.errors import InputError
@@ -38,18 +39,25 @@ class Strangers(NamedTuple):
     """People whom the original generator has never seen.
 
     Attributes:
-        images: one for each person, `[N, H, W, 3]` at the generator's resolution.
+        images: a photo of each person, `[N, H, W, 3]` at the generator's resolution.
+        faces: what an attack's result should resemble, the same shape: the photos, or,
+            for another generator's people, their images without edits.
         resolution: side in pixels that holds all their detail.
         described: where they come from.
     """
 
     images: np.ndarray
+    faces: np.ndarray
     resolution: int
     described: str
 
 
 def find_strangers(
-    settings: Attack, latents: LatentFinder, resolution: int, psi: float
+    settings: Attack,
+    latents: LatentFinder,
+    resolution: int,
+    psi: float,
+    directions: Mapping[str, np.ndarray],
 ) -> Strangers | None:
     """Returns people whom the generator has never seen; None if the config names none.
 
@@ -61,6 +69,7 @@ def find_strangers(
         latents: reads and aligns photos.
         resolution: side of the attacked generator's images in pixels.
         psi: truncation of another generator's people.
+        directions: edits of these people, if they fit their codes.
 
     Raises:
         InputError: they cannot be read, or there are fewer than two.
@@ -69,13 +78,17 @@ def find_strangers(
     if not where:
         return None
     if where.startswith(GENERATOR):
-        found = _generated(where.removeprefix(GENERATOR), settings, resolution, psi)
+        found = _generated(
+            where.removeprefix(GENERATOR), settings, resolution, psi, directions
+        )
     elif where.startswith(DATASET):
         images = first_images(where.removeprefix(DATASET), count, resolution)
-        found = Strangers(images, resolution, where)
+        found = Strangers(images, images, resolution, where)
     else:
         photos, _ = latents.read(list_photos(where)[:count])
-        found = Strangers(photos.images, resolution, f"photos in {where}")
+        found = Strangers(
+            photos.images, photos.images, resolution, f"photos in {where}"
+        )
     if len(found.images) < 2:
         raise InputError(
             f"{where}: fewer than two usable faces; check --config.attack.strangers"
@@ -83,7 +96,13 @@ def find_strangers(
     return found
 
 
-def _generated(path: str, settings: Attack, resolution: int, psi: float) -> Strangers:
+def _generated(
+    path: str,
+    settings: Attack,
+    resolution: int,
+    psi: float,
+    directions: Mapping[str, np.ndarray],
+) -> Strangers:
     try:
         other: Any = load_network(locate(path))
     except (FileNotFoundError, ValueError) as error:
@@ -92,27 +111,38 @@ def _generated(path: str, settings: Attack, resolution: int, psi: float) -> Stra
     z = jax.random.normal(keys[0], (4 * settings.strangers_count, other.z_dim))
     people = make_mapping(other, psi)(z)
     w = np.asarray(mixed_people(people, settings.strangers_count, keys[1]))
-    images = ImagePass(other, 1)(other, w)
-    resized = resize(images, resolution).clip(-1, 1).astype(np.float32)
-    return Strangers(resized, min(resolution, other.resolution), f"people of {path}")
+    edited = w.copy()
+    fitting = {k: x for k, x in directions.items() if x.shape == (other.w_dim,)}
+    for i in range(len(w) if fitting else 0):  # a different edit each
+        choices = edits(w[i : i + 1], fitting, settings.edit_sizes)
+        edited[i] = choices[i % len(choices)]
+    show = ImagePass(other, 1)
+    images, faces = (
+        resize(show(other, x), resolution).clip(-1, 1).astype(np.float32)
+        for x in (edited, w)
+    )
+    sharp = min(resolution, other.resolution)
+    return Strangers(images, faces, sharp, f"people of {path}")
 
 
-def of_face(face: np.ndarray, count: int, resolution: int, seed: int) -> Probes:
-    """Returns photographs of one picture, as an attacker may hold them.
+def photographs(
+    shown: np.ndarray, face: np.ndarray, count: int, resolution: int, seed: int
+) -> Probes:
+    """Returns photographs of images, as an attacker may hold them.
 
     Args:
-        face: `[H, H, 3]`.
+        shown: images of one person `[M, H, H, 3]`, taken in turn.
+        face: the person's unaltered image `[H, H, 3]`.
         count: number of photographs.
         resolution: side in pixels of the detail that they keep.
         seed: seed of the draw.
     """
-    copies = blurred(rephotographed(face, count, seed), resolution)
-    return Probes(copies, np.repeat(face[None], count, axis=0))
-
-
-def of_photos(photos: np.ndarray) -> Probes:
-    """Returns photos `[N, H, W, 3]` as they are."""
-    return Probes(photos, photos)
+    chosen = shown[np.arange(count) % len(shown)]
+    copies = [rephotographed(x, seed + i) for i, x in enumerate(chosen)]
+    return Probes(
+        blurred(np.array(copies, np.float32), resolution),
+        np.repeat(face[None], count, axis=0),
+    )
 
 
 def blurred(images: np.ndarray, resolution: int) -> np.ndarray:
@@ -123,8 +153,8 @@ def blurred(images: np.ndarray, resolution: int) -> np.ndarray:
     return resize(resize(images, resolution), side).astype(np.float32)
 
 
-def first(probes: Probes, count: int) -> Probes:
-    """Returns the first photos."""
+def first(probes: Probes, count: int | None) -> Probes:
+    """Returns the first photos; all if the count is None."""
     return Probes(probes.images[:count], probes.faces[:count])
 
 
