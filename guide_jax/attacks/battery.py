@@ -13,7 +13,13 @@ from guide_jax.attacks.relearn import make_relearn
 from guide_jax.attacks.scoring import Scorer, Scores, Seen
 from guide_jax.attacks.search import Search
 from guide_jax.attacks.subjects import Probes
-from guide_jax.attacks.verdict import NO_LEVEL, Outcome, give_verdict
+from guide_jax.attacks.verdict import (
+    GENERATED,
+    NO_LEVEL,
+    PHOTOS,
+    Outcome,
+    give_verdict,
+)
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.inversion import make_encode, make_prior
@@ -42,7 +48,6 @@ MOST_CODES = 4  # of a person's codes that are replayed, edited and searched aro
 SWEEP = 100  # random people who are looked at before the progress bar moves
 COPIES = 8  # photographs of a person without other photos
 RELEARNED = 4  # strangers who are learned, because each is learned alone
-GENERATED, PHOTOS = "generated", "photos"  # what an attack's images are compared with
 
 
 ByBudget = dict[int, Scores]  # number of steps -> what was reached
@@ -121,9 +126,14 @@ class Attacker:
         return self._latents.random(self._settings.seed, 100)
 
     @functools.cached_property
-    def _thresholds(self) -> dict[str, scoring.Threshold]:
+    def _seen_people(self) -> tuple[Seen, np.ndarray]:
+        """Embeddings and images of these people, by the original generator."""
         images = self._images(self._generator, self._people)
-        return scoring.thresholds(self._scorer, self._scorer.see(images), images)
+        return self._scorer.see(images), images
+
+    @functools.cached_property
+    def _thresholds(self) -> dict[str, scoring.Threshold]:
+        return scoring.thresholds(self._scorer, *self._seen_people)
 
     @functools.cached_property
     def _strangers(self) -> subjects.Strangers | None:
@@ -185,7 +195,8 @@ class Attacker:
         Returns:
             JSON-able: "verdict" (see `verdict.give_verdict`), "outcomes" (see
             `verdict.Outcome`), "strangers" (where they come from; None without any)
-            and "left_out" (a line for each attack that could not be run).
+            "left_out" (a line for each attack that could not be run), and "crowd"
+            (random people's similarities to the person).
         """
         target = self._target(codes, photos, tests)
         outcomes: list[Outcome] = []
@@ -205,7 +216,13 @@ class Attacker:
             "outcomes": [x.as_json() for x in outcomes],
             "strangers": self._strangers.described if self._strangers else None,
             "left_out": left_out,
+            "crowd": self._crowd(target),
         }
+
+    def _crowd(self, target: Target) -> dict[str, list[float | None]]:
+        """Returns random people's similarities to the person, by judge."""
+        scores = scoring.closest(self._seen_people[0], target.references[GENERATED])
+        return {name: _listed(values) for name, values in scores.items()}
 
     def _target(self, codes: Codes, photos: np.ndarray, tests: np.ndarray) -> Target:
         own = codes.w_u[: max(1, len(photos))][:MOST_CODES]
@@ -471,10 +488,12 @@ def _outcome(
         compared,
         budget,
         {
-            group: {
-                judge: [None if np.isnan(x) else round(float(x), 4) for x in values]
-                for judge, values in by_judge.items()
-            }
+            group: {judge: _listed(values) for judge, values in by_judge.items()}
             for group, by_judge in scores.items()
         },
     )
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    """Returns similarities in a form that JSON has."""
+    return [None if np.isnan(x) else round(float(x), 4) for x in values]

@@ -65,17 +65,20 @@ def neighbourhood(
     """
     rng = np.random.default_rng(seed)
 
-    def draw() -> np.ndarray:
-        return people[rng.integers(0, len(people), (NEIGHBOURS, len(w)))]
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        """Returns two different people for each code, `[NEIGHBOURS, P, L, D]` each."""
+        first = rng.integers(0, len(people), (NEIGHBOURS, len(w)))
+        second = first + rng.integers(1, len(people), first.shape)
+        return people[first], people[second % len(people)]
 
     found = []
     length = np.linalg.norm(w - w_avg[None, None], axis=(1, 2), keepdims=True)
     for fraction in TOWARDS:
-        found.append(w + np.float32(fraction) * (draw() - w))
+        found.append(w + np.float32(fraction) * (draw()[0] - w))
     for fraction in RANDOM:
-        step = draw() - draw()
+        step = np.subtract(*draw())
         size = np.linalg.norm(step, axis=(2, 3), keepdims=True)
-        found.append(w + np.float32(fraction) * length * step / np.maximum(size, 1e-12))
+        found.append(w + np.float32(fraction) * length * step / size)
     return np.concatenate(found).reshape(-1, *w.shape[1:])
 
 

@@ -18,13 +18,15 @@ import numpy as np
 from guide_jax.attacks.scoring import Threshold
 
 LEVELS = {
-    1: "replay and edits of the person's code",
-    2: "the code's neighbourhood, and the line through the mean code",
-    3: "the encoder, on other photos of the person",
+    1: "replay and edits of the code",
+    2: "its neighbourhood and the line through the mean code",
+    3: "the encoder on other photos",
     4: "optimisation in W",
     5: "optimisation in W+",
 }
 NO_LEVEL = 0
+# What an attack's images are compared with.
+GENERATED, PHOTOS = "generated", "photos"
 # Attacks that a level needs; without them it is "not tested".
 NEEDED = {
     1: ("replay",),
@@ -117,18 +119,17 @@ def give_verdict(
 def in_words(verdict: Mapping[str, Any]) -> str:
     """Returns a verdict in one line."""
     level, levels = verdict["level"], verdict["levels"]
-    following = levels.get(str(level + 1))
-    start = (
-        f"level {level}: withstands {_joined(LEVELS[i] for i in range(1, level + 1))}"
-        if level
-        else "level 0: not forgotten"
-    )
-    if following is None:
-        return start
-    name = LEVELS[level + 1]
-    if following["holds"] is None:
-        return f"{start}; level {level + 1} ({name}) was not tested"
-    return f"{start}; but not {name}: {following['failures'][0]}"
+    held = [LEVELS[i] for i in range(1, level + 1)]
+    parts = [f"level {level} of {len(LEVELS)}"]
+    if held:
+        parts.append(f"withstands {', '.join(held)}")
+    if following := levels.get(str(level + 1)):
+        name = LEVELS[level + 1]
+        if following["holds"] is None:
+            parts.append(f"{name}: not tested")
+        else:
+            parts.append(f"found by {name} ({following['failures'][0]})")
+    return "; ".join(parts)
 
 
 def interval(
@@ -177,13 +178,13 @@ def _failures(
             if strangers.size:
                 limit = max(limit, float(np.quantile(strangers, MOST_STRANGERS)))
             if mine.max() > limit:
-                lines.append(f"{start}{mine.max():.2f} by {judge} (limit {limit:.2f})")
+                lines.append(f"{start}{mine.max():.2f} by {judge}, limit {limit:.2f}")
             continue
         if strangers.size and mine.mean() - strangers.mean() > margin:
             low, high = interval(mine, strangers)
             lines.append(
                 f"{start}{mine.mean():.2f} by {judge}, never-seen people"
-                f" {strangers.mean():.2f} (difference {low:+.2f} to {high:+.2f})"
+                f" {strangers.mean():.2f}, difference {low:+.2f} to {high:+.2f}"
             )
     return lines
 
@@ -194,7 +195,7 @@ def _too_far(outcome: Outcome, margin: float) -> list[str]:
     Only if the whole interval is below, so that chance does not accuse.
     """
     lines = []
-    if outcome.level < BY_STRANGERS - 1 or outcome.compared != "photos":
+    if outcome.level < BY_STRANGERS - 1 or outcome.compared != PHOTOS:
         return []
     for judge in outcome.similarities["unlearned"]:
         mine = outcome.values("unlearned", judge)
@@ -209,8 +210,3 @@ def _too_far(outcome: Outcome, margin: float) -> list[str]:
                 f" never-seen people {strangers.mean():.2f}"
             )
     return lines
-
-
-def _joined(names: Any) -> str:
-    *first, last = names
-    return f"{'; '.join(first)}; and {last}" if first else last

@@ -12,10 +12,11 @@ from guide_jax.latents import Found, LatentFinder, Photos
 from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration, calibration_of
 from guide_jax.metrics.doubts import find_doubts
-from guide_jax.metrics.evaluator import Evaluator, Judged
+from guide_jax.metrics.evaluator import Evaluator, Judged, Kept
 from guide_jax.metrics.fid import FidMeasure
 from guide_jax.metrics.judges import Judge
 from guide_jax.models.dlib_resnet import DlibResNet
+from guide_jax.models.generator import Generator
 from guide_jax.people import Person
 from guide_jax.reports import pictures
 from guide_jax.reports.summary import Done, summarise
@@ -24,6 +25,7 @@ from guide_jax.storage.locate import Networks
 from guide_jax.storage.run_folder import (
     PICTURE,
     PICTURES,
+    WORST,
     PersonFolder,
     Stored,
     TrainingRecord,
@@ -237,6 +239,7 @@ class EvaluateJob:
         for note in notes:
             self._console.say(f"note: {note}")
         entry["notes"] = notes
+        worst, entry["worst_others"] = self._worst(kept)
         entry["calibration"] = self._error_rates()
         entry["ids"] = self.ids(record.training)
         entry["seconds"] = {"training": record.seconds}
@@ -245,6 +248,7 @@ class EvaluateJob:
         # The stored training's settings, with the current settings of the measures.
         settings = record.config | {"evaluate": config.fields["evaluate"]}
         pictures.save_images(folder.path / PICTURES, row, test_rows)
+        self._save_worst(folder, unlearned, worst)
         pictures.before_after(
             folder.path / PICTURE,
             row,
@@ -262,6 +266,24 @@ class EvaluateJob:
         folder.save_embeddings(embeddings | {"floor": floor})
         folder.save_results(summarise([Done(entry, folder.path)], [], settings))
         return entry
+
+    def _worst(self, kept: Kept) -> tuple[np.ndarray, list[float | None]]:
+        """Returns the indices and similarities of the least kept people."""
+        before, after = kept.before[MAIN_JUDGE], kept.after[MAIN_JUDGE]
+        values = judges.paired(before, after)
+        # NaN comes last: without a face there is no similarity.
+        order = np.argsort(values)[: self._config.evaluate.shown]
+        return order, [None if np.isnan(x) else float(x) for x in values[order]]
+
+    def _save_worst(
+        self, folder: PersonFolder, unlearned: Generator, rows: np.ndarray
+    ) -> None:
+        """Writes the images of other people, before and after."""
+        before, after = (
+            self._evaluator.images(generator, self._w_others[rows])
+            for generator in (self._generator, unlearned)
+        )
+        pictures.save_pairs(folder.path / PICTURES / WORST, before, after)
 
     def check_person(
         self,

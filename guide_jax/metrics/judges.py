@@ -91,8 +91,14 @@ def similarity(a: Faces, b: Faces) -> np.ndarray:
     A similarity is the cosine of the embeddings, rescaled so that the judge's `floor`
     becomes 0: 1 for the same image, about 0 for different people.
     """
-    seen = a.found & b.found
-    return rescaled(np.sum(a.embeddings[seen] * b.embeddings[seen], axis=1), a.floor)
+    values = paired(a, b)
+    return values[~np.isnan(values)]
+
+
+def paired(a: Faces, b: Faces) -> np.ndarray:
+    """Returns the similarities `[N]` of all pairs; NaN where a face was not found."""
+    values = rescaled(np.sum(a.embeddings * b.embeddings, axis=1), a.floor)
+    return np.where(a.found & b.found, values, np.nan)
 
 
 def strangers(faces: Faces) -> np.ndarray:

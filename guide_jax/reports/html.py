@@ -11,14 +11,17 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from guide_jax.attacks.verdict import GENERATED, LEVELS, Outcome, in_words
 from guide_jax.reports import plots
 from guide_jax.reports.columns import Cells, Column, cells
-from guide_jax.reports.pictures import label_of, stored_images
+from guide_jax.reports.pictures import TEST_LABELS, label_of, stored_images
 from guide_jax.reports.summary import Done
 from guide_jax.reports.terminal import summary_rows
-from guide_jax.storage.run_folder import METRICS, PICTURES
+from guide_jax.storage.run_folder import ATTACKS, METRICS, PICTURES, WORST
 
-THUMBNAIL = 144  # side in pixels
+LARGE, THUMBNAIL = 224, 96  # sides in pixels: the person, the others
+# Attacks whose best image is marked among random people, and their labels.
+MARKED = {"replay": "own code", "line": "line", "neighbourhood": "neighbourhood"}
 TEMPLATE = "report.html.jinja"
 
 
@@ -47,6 +50,8 @@ def render_report(summary: Mapping[str, Any], done: Sequence[Done], name: str) -
         rows=[[_text(row, column) for column in columns] for row in rows],
         people=[_person(entry, folder) for entry, folder in done],
         config=json.dumps(summary["config"], indent=2),
+        levels=LEVELS,
+        large=LARGE,
         thumbnail=THUMBNAIL,
     )
 
@@ -57,24 +62,80 @@ def _text(row: Cells, column: Column) -> str:
 
 
 def _person(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    images = stored_images(folder / PICTURES)
-    metrics = folder / METRICS
-    curve = _curve(metrics, metrics.stat().st_mtime_ns) if metrics.exists() else ""
+    metrics, attacks = folder / METRICS, folder / ATTACKS
+    plotted = [_curve(metrics, metrics.stat().st_mtime_ns)] if metrics.exists() else []
+    if "verdict" in entry and attacks.exists():
+        plotted = _attack_plots(attacks, attacks.stat().st_mtime_ns) + plotted
+    shown = _embedded(folder / PICTURES, LARGE)
     return {
         "entry": entry,
-        "images": [
-            (label_of(path), _thumbnail(path, path.stat().st_mtime_ns))
-            for path in images
-        ],
-        "curve": curve,
+        "headline": _headline(entry),
+        "shown": shown[: _first_test(shown)],
+        "tests": shown[_first_test(shown) :],
+        "worst": _worst(entry, folder),
+        "plots": [svg for svg in plotted if svg],
     }
+
+
+def _headline(entry: Mapping[str, Any]) -> str:
+    """Returns a person's verdict in words."""
+    if "verdict" in entry:
+        return f"Verdict: {in_words(entry['verdict'])}."
+    return "No verdict yet: run --mode=attack to try to get this person back."
+
+
+def _first_test(shown: Sequence[tuple[str, str]]) -> int:
+    """Returns where the test photos' images start."""
+    labels = [label for label, _ in shown]
+    return labels.index(TEST_LABELS[0]) if TEST_LABELS[0] in labels else len(labels)
+
+
+def _embedded(folder: Path, side: int) -> list[tuple[str, str]]:
+    """Returns the label and the JPEG in base64 of each image in a folder."""
+    return [
+        (label_of(path), _thumbnail(path, side, path.stat().st_mtime_ns))
+        for path in stored_images(folder)
+    ]
+
+
+def _worst(entry: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
+    """Returns the least kept people: similarity, and images before and after."""
+    values = entry.get("worst_others", [])
+    images = [data for _, data in _embedded(folder / PICTURES / WORST, THUMBNAIL)]
+    pairs = zip(images[::2], images[1::2], strict=False)
+    return [
+        ("no face" if value is None else f"{value:.2f}", before, after)
+        for value, (before, after) in zip(values, pairs, strict=False)
+    ]
+
+
+@functools.cache
+def _attack_plots(path: Path, _changed: int) -> list[str]:
+    """Returns the plots of an attacks.json file."""
+    attacks = json.loads(path.read_text())
+    outcomes = [Outcome(**x) for x in attacks["outcomes"]]
+    judge = next(iter(attacks["crowd"]))
+    best = {
+        label: max(values)
+        for name, label in MARKED.items()
+        for x in outcomes
+        if x.attack == name
+        and x.compared == GENERATED
+        and (values := list(x.values("unlearned", judge)))
+    }
+    threshold = attacks["verdict"]["thresholds"][GENERATED][judge]["value"]
+    others = [x for x in attacks["crowd"][judge] if x is not None]
+    return [
+        plots.crowd(others, best, threshold, judge),
+        plots.attack_curves(outcomes, judge),
+    ]
 
 
 # Cached, because a run rewrites its report after each person.
 @functools.cache
-def _thumbnail(path: Path, _changed: int) -> str:
+def _thumbnail(path: Path, side: int, _changed: int) -> str:
     """Returns an image file as a small JPEG in base64."""
-    size = THUMBNAIL, THUMBNAIL
+    size = side, side
     with Image.open(path) as image:
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()

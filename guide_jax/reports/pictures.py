@@ -79,12 +79,23 @@ def save_images(
         person: label -> image.
         tests: the test photos' images.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in stored_images(folder):
-        old.unlink()
     named = list(person.items())
     for row in tests:
         named += zip(TEST_LABELS, row, strict=True)
+    _save_numbered(folder, named)
+
+
+def save_pairs(folder: Path, before: np.ndarray, after: np.ndarray) -> None:
+    """Writes images of the same people, `[N, H, W, 3]` each, as `save_images` does."""
+    both = zip(before, after, strict=True)
+    labels = "before", "after"
+    _save_numbered(folder, [pair for x in both for pair in zip(labels, x, strict=True)])
+
+
+def _save_numbered(folder: Path, named: Sequence[tuple[str, np.ndarray]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in stored_images(folder):
+        old.unlink()
     for i, (label, image) in enumerate(named, 1):
         path = folder / f"{i}_{label.replace(' ', '_')}.png"
         _save(Image.fromarray(to_uint8(image)), path)

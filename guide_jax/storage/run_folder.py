@@ -29,6 +29,7 @@ METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS, ATTACKS = "codes.npz", "embeddings.npz", "attacks.json"
 GENERATOR, PICTURES, TRAIN_STATE = "generator", "pictures", ".checkpoint"
 RENDER = "render"
+WORST = "others"  # in PICTURES: the least kept people
 
 
 @dataclass(frozen=True)
