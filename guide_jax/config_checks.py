@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from guide_jax import target
+from guide_jax.attacks.verdict import LEVEL_OF, LEVELS
 from guide_jax.errors import InputError
 from guide_jax.faces.align import ALIGNMENTS
 from guide_jax.faces.variants import ALTERATIONS
@@ -85,8 +86,13 @@ def _check_numbers(fields: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; it must not be negative")
         if name.endswith("seed") and value >= 2**63:
             raise InputError(f"config.{name} is {value}; it must be below 2**63")
-    evaluate, render = fields.evaluate, fields.render
+    evaluate, render, attack = fields.evaluate, fields.render, fields.attack
     for name, value in (
+        ("attack.photos", attack.photos),
+        ("attack.starts", attack.starts),
+        ("attack.batch", attack.batch),
+        ("attack.learning_rate", attack.learning_rate),
+        ("attack.random_people", attack.random_people),
         ("evaluate.batch", evaluate.batch),
         ("optimizer.learning_rate", fields.optimizer.learning_rate),
         ("fold.threshold", fields.fold.threshold),
@@ -97,6 +103,13 @@ def _check_numbers(fields: ConfigDict) -> None:
     ):
         if not value:
             raise InputError(f"config.{name} is 0; it must be above 0")
+    for name in ("budgets", "relearn_steps"):
+        steps = list(attack[name])
+        if not steps or steps[0] < 1 or steps != sorted(set(steps)):
+            raise InputError(
+                f"config.attack.{name} is {attack[name]}; it must be rising numbers of"
+                " steps, above 0"
+            )
     if evaluate.fid_samples == 1:
         raise InputError(
             "config.evaluate.fid_samples is 1; it must be 0 (no FID) or at least 2"
@@ -139,6 +152,17 @@ def _check_choices(fields: ConfigDict) -> None:
         raise InputError(
             f"config.render.what is {fields.render.what}; choose from"
             f" {', '.join(RENDERED)}"
+        )
+    for name in ("which", "after_training"):
+        if unknown := [x for x in fields.attack[name] if x not in LEVEL_OF]:
+            raise InputError(
+                f"config.attack.{name} names {unknown[0]!r}; choose from"
+                f" {', '.join(LEVEL_OF)}"
+            )
+    if fields.attack.require > len(LEVELS):
+        raise InputError(
+            f"config.attack.require is {fields.attack.require}; there are"
+            f" {len(LEVELS)} levels"
         )
     if source.scenario and (source.scenario == "random") == bool(source.image):
         raise InputError(

@@ -89,6 +89,35 @@ def test_invalid_numbers_are_rejected(field, value, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"attack.which": ("replay", "luck")},
+            "attack.which names 'luck'; choose from",
+        ),
+        ({"attack.after_training": ("luck",)}, "attack.after_training names 'luck'"),
+        ({"attack.require": 6}, "attack.require is 6; there are 5 levels"),
+        ({"attack.require": -1}, "attack.require is -1; it must not be negative"),
+        (
+            {"attack.budgets": (100, 25)},
+            "attack.budgets is (100, 25); it must be rising",
+        ),
+        ({"attack.budgets": ()}, "attack.budgets is (); it must be rising"),
+        ({"attack.relearn_steps": (0, 5)}, "attack.relearn_steps is (0, 5)"),
+        ({"attack.starts": 0}, "attack.starts is 0; it must be above 0"),
+        ({"attack.photos": 0}, "attack.photos is 0; it must be above 0"),
+        ({"attack.learning_rate": 0.0}, "attack.learning_rate is 0"),
+    ],
+)
+def test_wrong_settings_of_attacks_are_rejected(changes, message):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(InputError) as caught:
+        read(config)
+    assert message in str(caught.value)
+
+
 def test_a_weight_may_be_negative():
     config = default.get_config()
     config.loss.global_.weight = -1.0

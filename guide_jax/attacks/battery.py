@@ -15,7 +15,7 @@ from guide_jax.attacks.search import Search
 from guide_jax.attacks.subjects import Probes
 from guide_jax.attacks.verdict import (
     GENERATED,
-    NO_LEVEL,
+    LEVEL_OF,
     PHOTOS,
     Outcome,
     give_verdict,
@@ -29,19 +29,6 @@ from guide_jax.metrics.judges import Judge
 from guide_jax.models.generator import Generator, ImagePass
 from guide_jax.storage.locate import Networks, locate
 
-LEVEL_OF = {
-    "replay": 1,
-    "edits": 1,
-    "line": 2,
-    "neighbourhood": 2,
-    "encoder": 3,
-    "other_codes": 3,
-    "search_w": 4,
-    "search_identity": 4,
-    "search_wplus": 5,
-    "random": NO_LEVEL,
-    "relearn": NO_LEVEL,
-}
 IN_WPLUS = "search_wplus"
 SEARCHES = "search_w", "search_identity", IN_WPLUS
 MOST_CODES = 4  # of a person's codes that are replayed, edited and searched around

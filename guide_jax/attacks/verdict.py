@@ -27,6 +27,20 @@ LEVELS = {
 NO_LEVEL = 0
 # What an attack's images are compared with.
 GENERATED, PHOTOS = "generated", "photos"
+# The attacks, in the order in which they run, and their levels.
+LEVEL_OF = {
+    "replay": 1,
+    "edits": 1,
+    "line": 2,
+    "neighbourhood": 2,
+    "encoder": 3,
+    "other_codes": 3,
+    "search_w": 4,
+    "search_identity": 4,
+    "search_wplus": 5,
+    "random": NO_LEVEL,
+    "relearn": NO_LEVEL,
+}
 # Attacks that a level needs; without them it is "not tested".
 NEEDED = {
     1: ("replay",),

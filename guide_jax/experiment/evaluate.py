@@ -225,6 +225,8 @@ class EvaluateJob:
                 zip(tests.images, tests_before.images, tests_after.images, strict=True)
             )
         compared = evaluator.compare(kept, (before, after), further)
+        to_target = evaluator.lpips(after.images[:1], target.images)
+        compared["measures"]["lpips_target"] = float(to_target[0])
         if self._fid:
             compared["measures"] |= self._fid(unlearned)
         _check_finite(compared["measures"], *compared["judges"].values())

@@ -77,6 +77,11 @@ MEASURES = {
         _identity("id_strangers", "identity similarity of different people"),
         Measure("lpips_person", "LPIPS between the person's images before and after"),
         Measure(
+            "lpips_target",
+            "LPIPS between the person's image after and the target's (low: learned)",
+            better="low",
+        ),
+        Measure(
             "fid_pre",
             "FID between the generators before and after (low: kept)",
             better="low",

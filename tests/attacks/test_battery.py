@@ -5,7 +5,8 @@ import pytest
 import toy
 from jobs import settings
 
-from guide_jax.attacks.battery import LEVEL_OF, Attacker
+from guide_jax.attacks.battery import Attacker
+from guide_jax.attacks.verdict import LEVEL_OF
 from guide_jax.config import read
 from guide_jax.console import Console
 from guide_jax.faces.photos import to_uint8
@@ -107,7 +108,9 @@ def test_photos_of_a_person_are_compared_with_photos(attack):
     w[toy.PERSON], w[3] = 4, 0.6
     other = w.copy()
     other[4] = 0.8
-    found = attack(toy.Generator(excluded=1.0), [toy.image(w)], [toy.image(other)])
+    found = attack(
+        toy.Generator(excluded=1.0), [toy.image(w)], [toy.image(other)], SURE
+    )
     compared = {(x["attack"], x["compared"]) for x in found["outcomes"]}
     assert {("replay", "photos"), ("replay", "generated")} <= compared
     assert ("other_codes", "photos") in compared

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from guide_jax.attacks.scoring import Threshold
+from guide_jax.attacks.verdict import Outcome, give_verdict
 from guide_jax.reports import pictures
 from guide_jax.reports.html import render_report
 from guide_jax.reports.summary import Done, Failed, summarise
@@ -118,3 +120,61 @@ def test_a_person_without_steps_has_no_curve(tmp_path):
     reader = Reader(render_report(summarise(done, [], {}), done, "x"))
     assert "svg" not in [tag for tag, _ in reader.tags]
     assert "1 person forgotten" in reader.text
+
+
+def attacked(folder, level):
+    """Returns an entry with a verdict, whose attacks are stored in the folder."""
+    folder.mkdir()
+    np.savez(folder / "embeddings.npz")
+    images = np.zeros((2, 32, 32, 3))
+    pictures.save_images(folder / "pictures", {"before": images[0], "after": images[1]})
+    pictures.save_pairs(folder / "pictures/others", images, images)
+    outcomes = [Outcome("replay", 1, "generated", None, by_group(0.1))]
+    outcomes += [
+        Outcome("search_w", 4, "photos", steps, by_group(steps / 200))
+        for steps in (0, 25, 100)
+    ]
+    verdict = give_verdict(
+        outcomes,
+        {
+            x: {"judge": Threshold(0.6, 0.05, 0.01, 0.3)}
+            for x in ("generated", "photos")
+        },
+        0.05,
+    )
+    assert verdict["level"] == level
+    attacks = {"outcomes": [x.as_json() for x in outcomes], "verdict": verdict}
+    attacks["crowd"] = {"judge": [0.1, 0.2, None, 0.4, 0.3]}
+    (folder / "attacks.json").write_text(json.dumps(attacks))
+    more = {"notes": [], "calibration": {}, "worst_others": [0.25, None]}
+    entry = {"person": "a", "title": "a", "measures": {"level": level}}
+    return Done(entry | more | {"verdict": verdict}, folder)
+
+
+def by_group(value):
+    groups = {"original": [0.9], "unlearned": [value], "strangers": [0.3, 0.4]}
+    return {name: {"judge": values} for name, values in groups.items()}
+
+
+def test_the_report_opens_with_the_verdict(tmp_path):
+    done = [attacked(tmp_path / "a", 1)]
+    text = render_report(summarise(done, [], {}), done, "x")
+    reader = Reader(text)
+    headline = "Verdict: level 1 of 5; withstands replay and edits of the code; its"
+    assert reader.text.index(headline) < reader.text.index("highest level of attacks")
+    assert "1 replay and edits of the code: holds" in reader.text
+    assert "4 optimisation in W: fails" in reader.text
+    assert "5 optimisation in W+: not tested" in reader.text
+    for label in ("optimisation in W", "never-seen people", "own code 0.10", "steps"):
+        assert f">{label}<" in text or label in reader.text
+    images = [attrs for tag, attrs in reader.tags if tag == "img"]
+    assert [x["alt"] for x in images] == [
+        "before", "after", "before", "after: 0.25", "before", "after: no face",
+    ]  # fmt: skip
+    assert int(images[0]["width"]) > 2 * int(images[2]["width"])
+    assert '<meta name="viewport"' in text
+
+
+def test_a_person_who_was_not_attacked_has_no_verdict(report):
+    _, reader = report
+    assert reader.text.count("No verdict yet: run --mode=attack") == 2

@@ -8,7 +8,7 @@ from guide_jax.reports.terminal import mean_and_deviation, person_table, summary
 
 def test_table_has_a_line_for_each_measure_with_value_and_meaning():
     values = dict(zip(MEASURES, np.arange(len(MEASURES)) / 7 - 0.5, strict=True))
-    counts = {"people_kept": 40, "fid_samples": 5000, "no_face": 2}
+    counts = {"level": 3, "people_kept": 40, "fid_samples": 5000, "no_face": 2}
     lines = person_table({"measures": values | counts, "notes": []}).splitlines()
     assert len(lines) == len(MEASURES)
     for line, measure in zip(lines, MEASURES.values(), strict=True):
