@@ -10,34 +10,53 @@ weights are reused.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs import demo, demo_128
+from configs.demo_guide import use_guide
 from guide_jax.experiment.modes import run
 from guide_jax.reports.terminal import mean_and_deviation
 
 CONFIGS = {"demo": demo, "demo_128": demo_128}
-# Settings with which the paper's method suits the bundled generators.
-GUIDE = {
-    "method": "guide",
-    "optimizer.learning_rate": 1e-4,
-    "loss.global_.weight": 3.0,
-}
-METHODS = {
-    "fold": {"method": "fold", "optimizer.learning_rate": 1e-3},
-    "extra": GUIDE,
-    "average": GUIDE | {"target.name": "average"},
+FOLD = "fold"  # the demos' own method
+GUIDE_STEPS = {"demo": 500, "demo_128": 250}  # of the other methods
+METHODS: dict[str, dict[str, Any]] = {
+    FOLD: {},
+    "extra": {},
+    "average": {"target.name": "average"},
     # The paper's baseline: no loss keeps the person's neighbours or the others.
-    "average_local_only": GUIDE
-    | {
+    "average_local_only": {
         "target.name": "average",
         "loss.adjacency.count": 0,
         "loss.global_.count": 0,
     },
 }
 COLUMNS = ("id", "id_strangers", "id_kept", "id_kept_worst", "lpips_kept")
+
+
+def settings(name: str, method: str, seeds: Sequence[int], others: int) -> ConfigDict:
+    """Returns a method's settings, without attacks.
+
+    Args:
+        name: a key of `CONFIGS`.
+        method: a key of `METHODS`.
+        seeds: the people to forget.
+        others: number of other people who are measured.
+    """
+    config = CONFIGS[name].get_config()
+    if method != FOLD:
+        use_guide(config)
+        config.steps = GUIDE_STEPS[name]
+        config.update_from_flattened_dict(METHODS[method])
+    config.source.seeds = tuple(seeds)
+    config.evaluate.others = others
+    config.attack.after_training = ()
+    return config
 
 
 def main():
@@ -50,10 +69,7 @@ def main():
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo_quality"))
     args = parser.parse_args()
     for method in args.methods:
-        config = CONFIGS[args.config].get_config()
-        config.update_from_flattened_dict(METHODS[method])
-        config.source.seeds = tuple(args.seeds)
-        config.evaluate.others = args.others
+        config = settings(args.config, method, args.seeds, args.others)
         results = run(config, args.workdir / args.config / method)
         people = [person["measures"] for person in results["people"]]
         print(f"\n{method}: {len(people)} people, {args.others} others each")

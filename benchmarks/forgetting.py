@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.demo_quality import CONFIGS, METHODS
+from benchmarks.demo_quality import CONFIGS, METHODS, settings
 from guide_jax.attacks.verdict import LEVELS
-from guide_jax.config import read
 from guide_jax.experiment.modes import run
 from guide_jax.reports.terminal import mean_and_deviation
 from guide_jax.storage.run_folder import ATTACKS, PEOPLE
@@ -40,17 +39,13 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/forgetting"))
     args = parser.parse_args()
     for method in args.methods:
-        config = CONFIGS[args.config].get_config()
-        config.update_from_flattened_dict(METHODS[method])
-        config.source.seeds = tuple(args.seeds)
-        config.evaluate.others = args.others
+        config = settings(args.config, method, args.seeds, args.others)
         config.attack.require = 0  # the tables show every level
-        config.attack.after_training = ()
         if args.attacks:
             config.attack.which = tuple(args.attacks)
-        settings, folder = read(config), args.workdir / args.config / method
-        run(settings, folder)
-        people = run(settings, folder, "attack")["people"]
+        folder = args.workdir / args.config / method
+        run(config, folder)
+        people = run(config, folder, "attack")["people"]
         print(f"\n{method}: {len(people)} people, {args.others} others each")
         for line in _measures(people):
             print(line)

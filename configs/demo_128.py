@@ -1,4 +1,4 @@
-"""The demo at 128 px with MobileStyleGAN: sharper faces, fewer and slower steps.
+"""The demo at 128 px with MobileStyleGAN: sharper faces, slower steps.
 
     python main.py --config=configs/demo_128.py
 
@@ -16,7 +16,4 @@ def get_config() -> ConfigDict:
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
     config.attack.strangers = "generator:demo:stylegan2_64.npz"
-    config.method = "fold"
-    config.steps = 250
-    config.optimizer.learning_rate = 1e-3
     return config
