@@ -36,6 +36,11 @@ SHORT = [
     "--config.steps=2",
     "--config.evaluate.others=6",
     "--config.source.refine.steps=2",
+    "--config.attack.photos=1",
+    "--config.attack.budgets=(1,2)",
+    "--config.attack.relearn_steps=(1,)",
+    "--config.attack.random_people=4",
+    "--config.attack.require=0",
 ]
 # With `-m full` this one runs the bundled generator, otherwise small random networks.
 # .ci/run runs the README's first command, and so the other bundled generator.
@@ -104,6 +109,7 @@ def test_every_example_exists():
 @pytest.mark.parametrize("command", RUNS)
 def test_a_run_writes_its_results(command, folder, networks):
     small = [f"--config.{field}={path}" for field, path in networks.items()]
+    small.append("--config.attack.directions=")  # the bundled ones don't fit
     check_run(command, folder, [*SHORT, *small])
 
 
@@ -129,6 +135,8 @@ def check_run(command, folder, short):
         assert names == {"images", "grid.png", "walk.webp"}
         return
     assert "id_kept" in done.stdout
+    if "--mode=attack" in command:
+        assert "search_w" in (work / "attacks.json").read_text()
     assert "forgotten" in (work / "report.html").read_text()
     people = sorted((work / "people").glob("*")) or [work]
     assert len(people) == (3 if "count=3" in command else 1)

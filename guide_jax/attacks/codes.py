@@ -106,7 +106,8 @@ def read_directions(path: Path, num_ws: int, w_dim: int) -> dict[str, np.ndarray
         if direction.shape not in ((w_dim,), (num_ws, w_dim)):
             raise InputError(
                 f"{path}: the direction {name!r} has shape {list(direction.shape)}, but"
-                f" the generator's codes have [{num_ws}, {w_dim}]"
+                f" the generator's codes have [{num_ws}, {w_dim}]; check"
+                " --config.attack.directions"
             )
     return found
 
