@@ -6,7 +6,8 @@
     people      an entry for each person: person, title, measures, judges (each further
                 judge's measures), inversion (photos only; its "judges" are the further
                 judges), notes, calibration (each judge's error rates on real
-                photos), ids, seconds
+                photos), worst_others (the least kept people's similarities), ids,
+                seconds; verdict after attacks (see attacks/verdict.py)
     mean        measures, judges and inversion, averaged over the people
     deviation   their sample standard deviations, for values from two or more people
     id_targets  mean identity similarity of different people's targets, or null

@@ -16,7 +16,7 @@ NOT_TRAINING = (
     "gradient_accumulation", "parallel", "attack",
 )  # fmt: skip
 # Version of the schema of results.json; results in an older one are measured again.
-SCHEMA = 3
+SCHEMA = 4
 
 
 def of_person(person: Person, source: Source, hashes: Mapping[str, str]) -> str:
