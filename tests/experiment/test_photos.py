@@ -111,7 +111,7 @@ def test_several_photos_are_forgotten_together(networks, tmp_path, monkeypatch):
     names = [path.name for path in sorted((folder.path / "pictures").iterdir())]
     assert names == [
         "1_photo.png", "2_reconstruction_before.png", "3_after.png", "4_target.png",
-        "5_test_photo.png", "6_reconstruction_before.png", "7_after.png",
+        "5_test_photo.png", "6_reconstruction_before.png", "7_after.png", "others",
     ]  # fmt: skip
     # The photo that was left out can be read now.
     who = work._evaluate.who(person)

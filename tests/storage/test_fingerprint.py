@@ -101,9 +101,9 @@ def test_one_of_several_photos_may_be_unreadable(photos, tmp_path):
 
 def test_measures_depend_on_the_schema(monkeypatch):
     config = read(default.get_config())
-    assert fingerprint.SCHEMA == 3
+    assert fingerprint.SCHEMA == 4
     before = fingerprint.of_measures(config, HASHES, [], None)
-    monkeypatch.setattr(fingerprint, "SCHEMA", 2)
+    monkeypatch.setattr(fingerprint, "SCHEMA", 3)
     assert fingerprint.of_measures(config, HASHES, [], None) != before
 
 
