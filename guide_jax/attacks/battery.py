@@ -83,7 +83,7 @@ class Attacker:
             console: prints lines and progress bars.
 
         Raises:
-            InputError: the directions cannot be used.
+            InputError: the directions or the strangers cannot be used.
         """
         self._config, self._networks, self._latents = config, networks, latents
         self._settings, self._console = config.attack, console
@@ -104,6 +104,14 @@ class Attacker:
                 self._generator.num_ws,
                 self._generator.w_dim,
             )
+        # Now, so that a mistake is found before any training.
+        self._strangers = subjects.find_strangers(
+            self._settings,
+            latents,
+            self._generator.resolution,
+            config.source.psi,
+            self._directions,
+        )
 
     # What is shared by all people ----------------------------------------------------
 
@@ -121,16 +129,6 @@ class Attacker:
     @functools.cached_property
     def _thresholds(self) -> dict[str, scoring.Threshold]:
         return scoring.thresholds(self._scorer, *self._seen_people)
-
-    @functools.cached_property
-    def _strangers(self) -> subjects.Strangers | None:
-        return subjects.find_strangers(
-            self._settings,
-            self._latents,
-            self._generator.resolution,
-            self._config.source.psi,
-            self._directions,
-        )
 
     @functools.cached_property
     def _search(self) -> Search:
