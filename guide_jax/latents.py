@@ -14,7 +14,7 @@ from guide_jax.console import Console
 from guide_jax.errors import InputError
 from guide_jax.faces.align import Prepared, prepare_photo
 from guide_jax.faces.variants import variants
-from guide_jax.models.generator import make_mapping, z_of_seed
+from guide_jax.models.generator import ImagePass, make_mapping, z_of_seed
 from guide_jax.people import Person
 from guide_jax.storage.locate import Networks
 
@@ -24,7 +24,8 @@ class Codes(NamedTuple):
 
     Attributes:
         w_u: the codes to forget, `[P, L, D]`: one for each photo that was used, then
-            those of altered copies.
+            those of altered copies. For a sampled person, the person's code, then, for
+            the fold, the encoder's codes of its image and of altered copies.
         w_target: their targets, `[P, L, D]`; with the paper's method, all rows are
             equal.
         tests: the codes of the person's other photos, `[T, L, D]`.
@@ -125,6 +126,8 @@ class LatentFinder:
             tests, further = photos, []
             mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
             w_u, w_tests = np.asarray(mean), nothing
+            if self.prior is not None and self._config.training.fold:
+                w_u = np.concatenate([w_u, self._encoded(w_u)])
         w_target = self._targets(jnp.asarray(w_u), mean)
         if not np.isfinite(w_target).all():
             raise InputError(
@@ -133,6 +136,16 @@ class LatentFinder:
             )
         codes = Codes(w_u, np.array(w_target), w_tests)
         return Found(codes, skipped + further, photos, tests)
+
+    def _encoded(self, w: np.ndarray) -> np.ndarray:
+        """Returns the encoder's codes of a code's image and its altered copies.
+
+        An attacker who has a picture of a sampled person finds these.
+        """
+        image = ImagePass(self._generator, 1)(self._generator, w)
+        copies = variants(image, self._config.source.variants)
+        shown = np.split(np.concatenate([image, copies]), 1 + len(copies))
+        return np.concatenate([np.asarray(self._encode(x)) for x in shown])
 
     def _targets(self, w_u: jax.Array, mean: jax.Array) -> jax.Array:
         """Returns the targets `[P, L, D]` of codes whose mean `[1, L, D]` is given."""

@@ -12,6 +12,7 @@ from guide_jax.config import read
 from guide_jax.errors import InputError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
+from guide_jax.models.generator import ImagePass
 from guide_jax.people import Person, sampled
 
 
@@ -169,6 +170,17 @@ def test_photos_are_refined_from_the_encoder_s_code_and_copies_from_the_photo_s(
     for code, wanted in zip(found.codes.w_u, (own + 1, own + 3, own + 4), strict=True):
         np.testing.assert_allclose(code, wanted, atol=1e-5)
     np.testing.assert_allclose(found.codes.tests[0], test + 4, atol=1e-5)
+
+
+def test_the_fold_also_forgets_the_encoder_s_codes_of_a_sampled_person(networks):
+    found = finder(networks, **{"method": "fold", "source.variants": 2})(sampled(1))
+    (own, first, *copies) = found.codes.w_u
+    image = ImagePass(networks["generator"], 1)(networks["generator"], own[None])
+    shown = np.concatenate([image, variants(image, 2)])
+    wanted = encoded(networks, shown)
+    np.testing.assert_allclose([first, *copies], wanted, atol=1e-4)
+    plain = finder(networks)(sampled(1)).codes
+    np.testing.assert_array_equal(plain.w_u, own[None])
 
 
 def test_without_an_encoder_there_is_no_prior(networks):

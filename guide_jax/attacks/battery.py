@@ -34,6 +34,8 @@ SEARCHES = "search_w", "search_identity", IN_WPLUS
 MOST_CODES = 4  # of a person's codes that are replayed, edited and searched around
 SWEEP = 100  # random people who are looked at before the progress bar moves
 COPIES = 8  # photographs of a person without other photos
+AROUND = "line", "neighbourhood"  # attacks that pass other people, too
+CONTROLS = 10  # other people around whom they are repeated, for comparison
 RELEARNED = 4  # strangers who are learned, because each is learned alone
 
 
@@ -97,6 +99,7 @@ class Attacker:
         encoder = networks.get("encoder")
         self._encode = make_encode(encoder, self._generator) if encoder else None
         self._known: dict[tuple[str, bool], ByBudget] = {}
+        self._seen_around: dict[str, list[Seen]] = {}
         self._directions = {}
         if self._settings.directions:
             self._directions = near.read_directions(
@@ -277,23 +280,49 @@ class Attacker:
         self, name: str, unlearned: Generator, target: Target
     ) -> Iterator[Outcome]:
         """Shows codes, and compares the images with all that is known of the person."""
-        settings, own = self._settings, target.codes
-        w = {
-            "replay": lambda: own,
-            "edits": lambda: near.edits(own, self._directions, settings.edit_sizes),
-            "line": lambda: near.line(own, self._w_avg),
-            "neighbourhood": lambda: near.neighbourhood(
-                own, self._w_avg, self._people, settings.seed
-            ),
-            "other_codes": lambda: target.other_codes,
-        }[name]()
+        w = (
+            target.other_codes
+            if name == "other_codes"
+            else self._near(name, target.codes)
+        )
         seen = {
             group: self._scorer.see(self._images(generator, w))
             for group, generator in self._both(unlearned).items()
         }
         for kind, references in target.references.items():
             scores = {g: scoring.closest(x, references) for g, x in seen.items()}
+            if name in AROUND:
+                scores["strangers"] = self._around_others(name, references)
             yield _outcome(name, kind, None, scores)
+
+    def _near(self, name: str, w: np.ndarray) -> np.ndarray:
+        """Returns the codes that an attack derives from codes `[P, L, D]`."""
+        if name == "edits":
+            return near.edits(w, self._directions, self._settings.edit_sizes)
+        if name == "line":
+            return near.line(w, self._w_avg)
+        if name == "neighbourhood":
+            people, seed = self._people, self._settings.seed
+            return near.neighbourhood(w, self._w_avg, people, seed)
+        return w
+
+    def _around_others(self, name: str, references: Seen) -> Scores:
+        """Returns how close the same codes around other people come to the person.
+
+        They pass the mean face and further people, who resemble many.
+        """
+        if name not in self._seen_around:
+            self._seen_around[name] = [
+                self._scorer.see(
+                    self._images(self._generator, self._near(name, w[None]))
+                )
+                for w in self._people[:CONTROLS]
+            ]
+        found = [scoring.closest(x, references) for x in self._seen_around[name]]
+        return {
+            judge: np.array([np.fmax.reduce(x[judge]) for x in found])
+            for judge in found[0]
+        }
 
     def _run_encoder(self, unlearned: Generator, target: Target) -> Outcome:
         """Inverts photos by the encoder, and compares each image with its photo."""

@@ -67,6 +67,7 @@ def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
     if config.training.fold:  # it ignores most of the paper's settings
         del settings["target"]
         settings["loss"] = {"psi": config.training.sampling.psi}
+        settings["encoded"] = [hashes.get("encoder"), config.source.variants]
     else:
         del settings["method"], settings["fold"]
     roles = "generator", "lpips", "identity"
