@@ -7,10 +7,12 @@ import pytest
 import tiny
 
 from configs import demo, demo_128, mobile_ffhq
+from guide_jax.attacks.codes import edits, read_directions
 from guide_jax.inversion import make_encode
 from guide_jax.metrics.calibration import calibration_of
 from guide_jax.metrics.evaluator import Evaluator
 from guide_jax.metrics.judges import (
+    Faces,
     cropping_judge,
     rescaled,
     similarity,
@@ -58,7 +60,7 @@ def pair_similarities(judged):
 
 def test_the_bundle_is_under_48_megabytes_and_documented():
     files = list(BUNDLE.glob("*.npz"))
-    assert {file.stem for file in files} == set(FILES)
+    assert {file.stem for file in files} == {*FILES, "directions"}
     assert sum(file.stat().st_size for file in BUNDLE.iterdir()) < 48e6
     readme = (BUNDLE / "README.md").read_text()
     assert "identity_dlib.npz" not in readme
@@ -72,6 +74,24 @@ def test_every_network_loads_and_records_its_origin(name):
     leaves = flat_leaves(network(name)).values()
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert read_about(BUNDLE / f"{name}.npz")
+
+
+@generators
+def test_edits_keep_the_person_and_change_the_image(name):
+    evaluator, w, judged = people(name)
+    generator = network(name)
+    shape = generator.num_ws, generator.w_dim
+    directions = read_directions(BUNDLE / "directions.npz", *shape)
+    assert directions.keys() == {"smile", "pose"}
+    for direction in directions.values():
+        edited = edits(w, {"one": direction}, (0.4,))
+        again = evaluator.judged(generator, edited.astype(np.float32))
+        for half in (slice(0, 10), slice(10, 20)):
+            faces = faces_of(again)
+            part = Faces(faces.embeddings[half], faces.found[half], faces.floor)
+            assert similarity(faces_of(judged), part).mean() > 0.85
+            change = np.abs(again.images[half] - judged.images).mean()
+            assert change > 0.02
 
 
 @generators
