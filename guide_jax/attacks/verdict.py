@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from guide_jax.attacks.scoring import Threshold
+from guide_jax.attacks.scoring import Scores, Threshold
 
 LEVELS = {
     1: "replay and edits of the code",
@@ -86,6 +86,22 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Returns a JSON-able dict; `Outcome(**data)` inverts it."""
         return asdict(self)
+
+
+def outcome_of(
+    attack: str, compared: str, budget: int | None, scores: Mapping[str, Scores]
+) -> Outcome:
+    """Returns an attack's outcome; see `Outcome`."""
+    similarities = {
+        group: {judge: listed(values) for judge, values in by_judge.items()}
+        for group, by_judge in scores.items()
+    }
+    return Outcome(attack, LEVEL_OF[attack], compared, budget, similarities)
+
+
+def listed(values: np.ndarray) -> list[float | None]:
+    """Returns similarities in a form that JSON has."""
+    return [None if np.isnan(x) else round(float(x), 4) for x in values]
 
 
 def give_verdict(
