@@ -10,7 +10,7 @@ from guide_jax.attacks.by_code import CodeAttacks
 from guide_jax.attacks.by_steps import SEARCHES, StepAttacks
 from guide_jax.attacks.context import AttackContext
 from guide_jax.attacks.person import AttackedPerson, describe
-from guide_jax.attacks.scoring import Threshold
+from guide_jax.attacks.scoring import Scores, Threshold
 from guide_jax.attacks.verdict import (
     GENERATED,
     LEVEL_OF,
@@ -94,8 +94,8 @@ class Attacker:
                 left_out.append(f"{name}: {reason}")
             else:
                 outcomes += self._run(name, unlearned, person)
-        thresholds = self._thresholds(person)
         crowd = scoring.closest(context.seen_people[0], person.references[GENERATED])
+        thresholds = self._thresholds(person, crowd)
         return {
             "verdict": give_verdict(outcomes, thresholds, context.settings.margin),
             "outcomes": [x.as_json() for x in outcomes],
@@ -127,8 +127,14 @@ class Attacker:
             return [self._by_code.encode(unlearned, person)]
         return self._by_code.show(name, unlearned, person)
 
-    def _thresholds(self, person: AttackedPerson) -> dict[str, dict[str, Threshold]]:
-        generated = self._context.thresholds
+    def _thresholds(
+        self, person: AttackedPerson, crowd: Scores
+    ) -> dict[str, dict[str, Threshold]]:
+        """Returns the judges' thresholds on generated images and on photos."""
+        generated = {
+            name: scoring.for_person(threshold, crowd[name])
+            for name, threshold in self._context.thresholds.items()
+        }
         photos = dict(generated)
         if PHOTOS in person.references:
             for name, calibration in self._calibrations.items():

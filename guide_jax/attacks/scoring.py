@@ -149,6 +149,17 @@ def thresholds(
     return found
 
 
+def for_person(threshold: Threshold, others: np.ndarray) -> Threshold:
+    """Raises a threshold for a person whom many resemble.
+
+    Args:
+        threshold: a judge's, on generated faces.
+        others: random people's similarities to the person; NaN without a face.
+    """
+    closest_others = float(np.nanquantile(others, 1 - CLOSEST_STRANGERS))
+    return threshold._replace(value=max(threshold.value, closest_others))
+
+
 def of_photos(calibration: Calibration, strangers: float) -> Threshold:
     """Returns a judge's threshold on real photos."""
     return Threshold(calibration.threshold, 0.01, calibration.missed, strangers)

@@ -1,6 +1,7 @@
 """Similarities that ignore colour, and thresholds on generated faces."""
 
 import numpy as np
+import pytest
 
 from guide_jax.attacks import scoring
 from guide_jax.attacks.copies import grey, rephotographed
@@ -78,3 +79,11 @@ def test_copies_look_alike_and_repeat():
     np.testing.assert_array_equal(copy, rephotographed(image, 2))
     mirrored = rephotographed(image, 3)
     assert np.abs(mirrored[:, ::-1] - image).mean() < 0.3
+
+
+def test_a_person_whom_many_resemble_has_a_higher_threshold():
+    usual = scoring.Threshold(0.5, 0.05, 0.01, 0.3)
+    typical = np.append(np.linspace(0.4, 0.8, 101), np.nan)
+    assert scoring.for_person(usual, typical).value == pytest.approx(0.78)
+    rare = np.linspace(0, 0.3, 101)
+    assert scoring.for_person(usual, rare) == usual
