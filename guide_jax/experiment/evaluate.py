@@ -281,6 +281,8 @@ class EvaluateJob:
         self, folder: PersonFolder, unlearned: Generator, rows: np.ndarray
     ) -> None:
         """Writes the images of other people, before and after."""
+        if not len(rows):
+            return
         before, after = (
             self._evaluator.images(generator, self._w_others[rows])
             for generator in (self._generator, unlearned)
