@@ -26,13 +26,13 @@ def main(workdir: Path, **changes: object) -> dict:
     generator = networks["generator"]
 
     latents = guide_jax.LatentFinder(config, networks)
-    codes = latents(guide_jax.sampled(seed=3)).codes  # w_u and w_target, [1, L, D]
+    codes = latents(guide_jax.sampled(seed=3)).codes  # w_u and w_target, [P, L, D]
     unlearned = guide_jax.make_trainer(config, networks)(codes.w_u, codes.w_target)
 
     judges = {"judge": guide_jax.cropping_judge(networks["judge"], batch=10)}
     evaluator = guide_jax.Evaluator(generator, networks["lpips"], judges)
-    before = evaluator.judged(generator, codes.w_u)
-    after = evaluator.judged(unlearned, codes.w_u)
+    before = evaluator.judged(generator, codes.w_u[:1])
+    after = evaluator.judged(unlearned, codes.w_u[:1])
     others = latents.random(seed=1, count=config.evaluate.others)
     kept = evaluator.kept(unlearned, others, shown=0)
 

@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guide_jax.attacks.battery import Attacker
     from guide_jax.config import load_config
     from guide_jax.config_types import Config
     from guide_jax.errors import InputError, UnlearningError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from guide_jax.training.trainer import Trainer
 
 _PUBLIC = {
+    "Attacker": "attacks.battery",
     "Codes": "latents",
     "Config": "config_types",
     "Evaluator": "metrics.evaluator",
@@ -57,6 +59,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Attacker",
     "Codes",
     "Config",
     "Evaluator",

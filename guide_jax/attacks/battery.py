@@ -109,7 +109,7 @@ class Attacker:
         if name == "edits" and not self._context.directions:
             return "config.attack.directions names no directions"
         if name == "encoder" and not self._context.has_encoder:
-            return "config.networks.encoder names no encoder"
+            return "config.networks.encoder names no encoder that fits"
         if name == "other_codes" and not len(person.other_codes):
             return "there are no other photos of the person"
         return ""

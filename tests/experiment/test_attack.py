@@ -118,7 +118,10 @@ def test_without_an_encoder_its_level_is_not_tested(networks, tmp_path):
     )
     assert entry["verdict"]["levels"]["3"]["holds"] is None
     stored = json.loads((tmp_path / "attacks.json").read_text())
-    assert "encoder: config.networks.encoder names no encoder" in stored["left_out"]
+    assert (
+        "encoder: config.networks.encoder names no encoder that fits"
+        in stored["left_out"]
+    )
     assert "search_w" in {x["attack"] for x in stored["outcomes"]}
 
 

@@ -35,6 +35,16 @@ def test_the_encoder_is_required_only_with_a_photo(config):
         locate.load_networks(read(config))
 
 
+def test_an_encoder_for_attacks_is_loaded_if_it_is_there_and_fits(config, tmp_path):
+    def loaded(encoder):
+        save_network(tmp_path / "encoder.npz", encoder)
+        config.networks.encoder.path = str(tmp_path / "encoder.npz")
+        return locate.load_networks(read(config)).get("encoder")
+
+    assert loaded(tiny.encoder(num_ws=5)) is None  # the generator has L = 8
+    assert loaded(tiny.encoder(num_ws=8)) is not None
+
+
 def test_a_config_without_an_encoder_accepts_no_photo():
     config = default.get_config()
     config.source.image = "face.jpg"
