@@ -59,7 +59,8 @@ def loss_curve(path: Path) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4, 2), layout="constrained")
         axes = figure.add_subplot()
-        bins = np.array_split(np.arange(len(lines)), min(POINTS, len(lines)))
+        width = -(-len(lines) // POINTS)
+        bins = np.array_split(np.arange(len(lines)), -(-len(lines) // width))
         steps = [part.mean() for part in bins]
         for name, values in terms.items():
             means = [np.mean(np.array(values)[part]) for part in bins]
@@ -123,7 +124,7 @@ def crowd(
         An `<svg>` element.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        figure = Figure(figsize=(3.6, 3), layout="constrained")
         axes = figure.add_subplot()
         style: Any = {"color": GROUPS["strangers"][0], "alpha": 0.35}
         axes.hist(others, bins=20, label="random people", **style)
@@ -133,7 +134,7 @@ def crowd(
                 value, color=color, linewidth=1.5, label=f"{label} {value:.2f}"
             )
         axes.set(xlabel=f"similarity to the person ({judge})", ylabel="random people")
-        figure.legend(loc="outside right upper", frameon=False)
+        figure.legend(loc="outside lower center", frameon=False, ncols=2)
         return _svg(figure)
 
 
