@@ -206,8 +206,8 @@ def get_config() -> ConfigDict:
     attack.learning_rate = 0.05  # in standard deviations of the generator's people
     attack.batch = 8  # codes that are searched for at a time
     # People whom the generator has never seen, for comparison: a folder with a photo of
-    # each, "tfds:NAME:SPLIT", or "generator:PATH", another generator. Empty: none, and
-    # levels 4 and 5 are not tested.
+    # each, "tfds:NAME:SPLIT", or, for sampled people, "generator:PATH", another
+    # generator. Empty: none, and levels 4 and 5 are not tested.
     attack.strangers = ""
     attack.strangers_count = 8
     attack.random_people = 10_000  # random people among whom the person is looked for

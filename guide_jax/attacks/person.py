@@ -26,7 +26,7 @@ class AttackedPerson(NamedTuple):
             the person looks like.
         probes: photos that the attacker holds.
         strangers: a photo of each stranger, treated as the person's photos are; None
-            without strangers.
+            without comparable strangers.
         altered: whether these photos are altered copies.
     """
 
@@ -57,6 +57,8 @@ def describe(
     if len(photos):
         references[PHOTOS] = context.scorer.see(np.concatenate([photos, tests]))
     strangers = context.strangers
+    if strangers and strangers.generated and len(photos):
+        strangers = None  # generated faces are easier to find than photos
     if len(tests):
         held = Probes(strangers.images, strangers.faces) if strangers else None
         probes = Probes(tests, tests)

@@ -44,12 +44,14 @@ class Strangers(NamedTuple):
             for another generator's people, their images without edits.
         resolution: side in pixels that holds all their detail.
         described: where they come from.
+        generated: whether another generator made them.
     """
 
     images: np.ndarray
     faces: np.ndarray
     resolution: int
     described: str
+    generated: bool = False
 
 
 def find_strangers(
@@ -122,7 +124,7 @@ def _generated(
         for x in (edited, w)
     )
     sharp = min(resolution, other.resolution)
-    return Strangers(images, faces, sharp, f"people of {path}")
+    return Strangers(images, faces, sharp, f"people of {path}", generated=True)
 
 
 def photographs(

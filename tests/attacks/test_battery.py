@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 import toy
 from jobs import settings
 
@@ -132,6 +133,20 @@ def test_levels_that_need_strangers_are_not_tested_without_any(attack):
     assert levels(found) == [True, True, True, None, None]
     assert found["verdict"]["level"] == 3
     assert found["strangers"] is None
+
+
+def test_photos_are_not_compared_with_generated_strangers(attack, tmp_path):
+    tiny.save(tmp_path, generator=tiny.mobile())
+    strangers = {"attack.strangers": f"generator:{tmp_path / 'generator.npz'}"}
+    which = "replay", "line", "neighbourhood", "encoder", "search_w"
+    sampled = attack(toy.Generator(excluded=1.0), which=which, **strangers)
+    assert levels(sampled)[3] is not None
+    photo = toy.image(np.eye(toy.DIM + 1)[toy.PERSON] * 4)
+    found = attack(toy.Generator(excluded=1.0), [photo], which=which, **strangers)
+    assert levels(found)[3] is None
+    for outcome in found["outcomes"]:
+        if outcome["compared"] == "photos" and outcome["level"] > 2:
+            assert "strangers" not in outcome["similarities"]
 
 
 def test_directions_are_optional(attack):
