@@ -126,7 +126,8 @@ class LatentFinder:
             tests, further = photos, []
             mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
             w_u, w_tests = np.asarray(mean), nothing
-            if self.prior is not None and self._config.training.fold:
+            at_mean = np.allclose(w_u, generator.mapping.w_avg[...], atol=1e-6)
+            if self.prior and self._config.training.fold and not at_mean:
                 w_u = np.concatenate([w_u, self._encoded(w_u)])
         w_target = self._targets(jnp.asarray(w_u), mean)
         if not np.isfinite(w_target).all():
