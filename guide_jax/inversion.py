@@ -42,9 +42,7 @@ def make_encode(
     Raises:
         InputError: the encoder's codes do not fit the generator.
     """
-    # An encoder that outputs a single w fits every generator with the same W space.
-    layers_fit = encoder.num_ws in (1, generator.num_ws)
-    if not layers_fit or encoder.w_dim != generator.w_dim:
+    if not fits(encoder, generator):
         raise InputError(
             f"the encoder outputs codes [{encoder.num_ws}, {encoder.w_dim}] but the"
             f" generator takes [{generator.num_ws}, {generator.w_dim}];"
@@ -60,6 +58,13 @@ def make_encode(
         return jnp.broadcast_to(w, (len(w), generator.num_ws, generator.w_dim))
 
     return encode
+
+
+def fits(encoder: Any, generator: Generator) -> bool:
+    """Returns whether an encoder's codes are the generator's."""
+    # An encoder that outputs a single w fits every generator with the same W space.
+    layers_fit = encoder.num_ws in (1, generator.num_ws)
+    return layers_fit and encoder.w_dim == generator.w_dim
 
 
 class Prior(NamedTuple):

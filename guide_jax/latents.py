@@ -89,6 +89,7 @@ class LatentFinder:
         self._generator = networks["generator"]
         self._detector = networks.get("detector")
         self._mapping = make_mapping(self._generator, config.source.psi)
+        self._images = ImagePass(self._generator, 1)
         self.prior: inversion.Prior | None = None
         if encoder := networks.get("encoder"):
             self.prior = inversion.make_prior(self._generator)
@@ -143,10 +144,17 @@ class LatentFinder:
 
         An attacker who has a picture of a sampled person finds these.
         """
-        image = ImagePass(self._generator, 1)(self._generator, w)
+        image = self._images(self._generator, w)
         copies = variants(image, self._config.source.variants)
-        shown = np.split(np.concatenate([image, copies]), 1 + len(copies))
-        return np.concatenate([np.asarray(self._encode(x)) for x in shown])
+        return self.encode(np.concatenate([image, copies]))
+
+    def encode(self, photos: np.ndarray) -> np.ndarray:
+        """Returns the encoder's codes `[n, L, D]` of photos `[n, H, W, 3]`, unrefined.
+
+        Only if there is an encoder, and so a `prior`.
+        """
+        parts = np.split(photos, len(photos))
+        return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
 
     def _targets(self, w_u: jax.Array, mean: jax.Array) -> jax.Array:
         """Returns the targets `[P, L, D]` of codes whose mean `[1, L, D]` is given."""

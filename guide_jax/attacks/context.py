@@ -10,7 +10,6 @@ from guide_jax.attacks.scoring import Scorer, Scores, Seen
 from guide_jax.attacks.subjects import Probes
 from guide_jax.config_types import Config
 from guide_jax.console import Console
-from guide_jax.inversion import make_encode
 from guide_jax.latents import LatentFinder
 from guide_jax.metrics.judges import Judge
 from guide_jax.models.generator import Generator, ImagePass
@@ -51,8 +50,6 @@ class AttackContext:
         self.w_avg = w_avg.reshape(-1, self.generator.w_dim)[0]
         self.scorer = Scorer(judges)
         self.images = ImagePass(self.generator, config.evaluate.batch)
-        encoder = networks.get("encoder")
-        self._encode = make_encode(encoder, self.generator) if encoder else None
         self.directions: dict[str, np.ndarray] = {}
         if self.settings.directions:
             self.directions = codes.read_directions(
@@ -72,7 +69,7 @@ class AttackContext:
     @property
     def has_encoder(self) -> bool:
         """Whether the attacker has an inversion encoder."""
-        return self._encode is not None
+        return self.latents.prior is not None
 
     @property
     def resolution(self) -> int:
@@ -114,11 +111,10 @@ class AttackContext:
 
     def encoded(self, photos: np.ndarray) -> np.ndarray:
         """Returns the encoder's codes of photos; the mean code without an encoder."""
-        if self._encode is None:
+        if not self.has_encoder:
             shape = (len(photos), self.generator.num_ws, self.generator.w_dim)
             return np.broadcast_to(self.w_avg, shape)
-        parts = np.split(photos, len(photos))
-        return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
+        return self.latents.encode(photos)
 
     def show(self, generator: Generator, w: np.ndarray, faces: np.ndarray) -> Scores:
         """Returns the similarity of each code's image and its face."""

@@ -7,8 +7,9 @@ import numpy as np
 
 from guide_jax.attacks.copies import grey
 from guide_jax.faces.variants import ALTERATIONS, variants
+from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration
-from guide_jax.metrics.judges import Faces, Judge, joined, rescaled
+from guide_jax.metrics.judges import Faces, Judge, rescaled
 
 Scores = dict[str, np.ndarray]  # judge's name -> similarities [N]; NaN: no face
 
@@ -36,9 +37,9 @@ class Seen(NamedTuple):
 class Scorer:
     """Compares images by all judges."""
 
-    def __init__(self, judges: Mapping[str, Judge]):
+    def __init__(self, by_name: Mapping[str, Judge]):
         """Keeps the judges, by name."""
-        self._judges = dict(judges)
+        self._judges = dict(by_name)
 
     def see(self, images: np.ndarray) -> Seen:
         """Embeds images `[N, H, W, 3]`."""
@@ -47,16 +48,6 @@ class Scorer:
             {name: judge(images) for name, judge in self._judges.items()},
             {name: judge(colourless) for name, judge in self._judges.items()},
         )
-
-
-def joined_seen(parts: Sequence[Seen]) -> Seen:
-    """Concatenates embeddings of several sets of images."""
-    return Seen(
-        *(
-            {name: joined([part[name] for part in same]) for name in same[0]}
-            for same in zip(*parts, strict=True)
-        )
-    )
 
 
 def closest(images: Seen, references: Seen) -> Scores:
@@ -70,10 +61,11 @@ def closest(images: Seen, references: Seen) -> Scores:
 
 def paired(images: Seen, references: Seen) -> Scores:
     """Returns the similarity of each image and the reference with the same index."""
-    return {
-        name: np.diagonal(x).copy()
-        for name, x in _similarities(images, references).items()
-    }
+    both = [
+        {name: judges.paired(x[name], y[name]) for name in x}
+        for x, y in zip(images, references, strict=True)
+    ]
+    return _higher(both)
 
 
 def _similarities(a: Seen, b: Seen) -> Scores:
@@ -82,6 +74,11 @@ def _similarities(a: Seen, b: Seen) -> Scores:
         {name: _matrix(x[name], y[name]) for name in x}
         for x, y in zip(a, b, strict=True)
     ]
+    return _higher(both)
+
+
+def _higher(both: Sequence[Scores]) -> Scores:
+    """Returns the higher similarity of those in colour and in grey."""
     return {name: np.fmax(*(part[name] for part in both)) for name in both[0]}
 
 

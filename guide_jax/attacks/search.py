@@ -20,8 +20,6 @@ from guide_jax.inversion import START, Prior
 from guide_jax.models import arcface
 from guide_jax.models.generator import Generator, synthesize
 
-OBJECTIVES = "photo", "identity"
-
 
 class Reached(NamedTuple):
     """The best codes of a search after some of its steps.

@@ -10,6 +10,7 @@ from flax import nnx
 
 from guide_jax.config_types import Config
 from guide_jax.errors import InputError
+from guide_jax.inversion import fits
 from guide_jax.models.network import network_hash, on_device
 from guide_jax.storage.network_file import load_network
 
@@ -86,20 +87,14 @@ def load_networks(config: Config) -> Networks:
                 f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
                 f" must be one of: {', '.join(KINDS[role])}"
             )
-    if "encoder" not in needed(config) and not _fits(networks):
-        networks.pop("encoder", None)
+    for role in _optional(config):
+        if role not in needed(config) and not fits(
+            networks[role], networks["generator"]
+        ):
+            del networks[role]  # attacks do without it
     _check_lpips(config, networks, paths["lpips"])
     hashes = {role: network_hash(network) for role, network in networks.items()}
     return Networks(networks, hashes)
-
-
-def _fits(networks: Mapping[str, Any]) -> bool:
-    """Returns whether an encoder that attacks may use fits the generator."""
-    encoder, generator = networks.get("encoder"), networks["generator"]
-    if encoder is None:
-        return False
-    layers_fit = encoder.num_ws in (1, generator.num_ws)
-    return layers_fit and encoder.w_dim == generator.w_dim
 
 
 def _check_lpips(config: Config, networks: Mapping[str, Any], path: Path) -> None:
