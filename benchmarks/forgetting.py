@@ -1,4 +1,4 @@
-"""Attacks ten forgotten people, for each method, and prints what comes back.
+"""Attacks ten forgotten people for each method and prints how much is recovered.
 
     python benchmarks/forgetting.py
     python benchmarks/forgetting.py --config demo_128 --seeds 4000 4001

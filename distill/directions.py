@@ -1,4 +1,4 @@
-"""Bundles the published smile and pose directions, for the attacks' edits.
+"""Bundles the published smile and pose directions that attacks edit codes with.
 
     python -m distill.directions --directions DIR
 

@@ -49,8 +49,8 @@ class Search:
 
         Args:
             generator: any generator of the architecture.
-            lpips: LPIPS, for the objective "photo".
-            identity: the loss's identity encoder, for the objective "identity".
+            lpips: LPIPS, which the objective "photo" uses.
+            identity: the loss's identity encoder, which "identity" uses.
             prior: where the generator's people are.
             learning_rate: Adam's, in standard deviations of the generator's people.
             batch: number of codes that are searched for at a time.
