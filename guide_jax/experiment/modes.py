@@ -166,9 +166,13 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
         )
     if config.training.fold and settings.over == "latents":
         if processes > 1 or settings.devices > 1:
+            cure = (
+                "only config.method=guide shares steps among processes"
+                if processes > 1
+                else "config.parallel.over=people gives each device a person"
+            )
             raise InputError(
-                "config.method='fold' trains each person on one device;"
-                " config.parallel.over=people gives each device a person"
+                f"config.method='fold' trains each person on one device; {cure}"
             )
         return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)

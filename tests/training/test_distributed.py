@@ -35,6 +35,8 @@ def settings(tmp_path_factory):
         save_network(folder / f"{role}.npz", network)
     return [
         *(f"--config.networks.{role}.path={folder / role}.npz" for role in made),
+        "--config.method=guide",
+        "--config.attack.directions=",
         f"--config.steps={STEPS}",
         "--config.save_every=2",
         "--config.loss.adjacency.count=8",
