@@ -109,8 +109,14 @@ def get_config() -> ConfigDict:
     # direction from the mean code to the person's. Lengths are L2 norms over the whole
     # code [L, D], as for d.
     config.fold = fold = ConfigDict()
+    # Whether components are measured by Fisher's linear discriminant, which discounts
+    # what varies much among people: few others then have a large component. A sampled
+    # person's code, the encoder's codes, and those of mirrored images each get a
+    # direction then.
+    fold.discriminant = False
     # Codes with a larger component are the person: they move. Random people's
-    # components have a standard deviation of about 3 in the bundled generators.
+    # components have a standard deviation of about 3 in the bundled generators, and of
+    # 1 to 2 by the discriminant.
     fold.threshold = 8.0
     # A code that is x beyond the threshold moves to gain * x on its other side.
     fold.gain = 3.5
@@ -125,6 +131,11 @@ def get_config() -> ConfigDict:
     fold.adjacent = 4  # random people in a step, moved towards the person
     fold.others = 9  # further random people in a step, who must stay
     fold.others_weight = 2.5  # weight of each of these, relative to the person's codes
+    # Half of the others are moved to components of at most this many thresholds.
+    fold.edge = 1.0
+    # Learning rate of the layers that read codes, along the measures only and relative
+    # to their weights' size. Plain gradients are small where codes hardly vary.
+    fold.affine_rate = 0.0
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
     # terms, multiplied by its `weight`.

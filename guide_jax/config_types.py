@@ -72,7 +72,10 @@ class Fold:
     """Settings of the method "fold"; lengths are in the L2 norm over `[L, D]`.
 
     Attributes:
-        threshold: component along the person's direction beyond which codes move.
+        discriminant: whether components are measured by Fisher's linear discriminant
+            (see `target.fold_map`), for each group of codes, or along the mean code's
+            direction.
+        threshold: component beyond which codes move.
         gain: how far a code moves past the threshold, relative to how far beyond it
             was.
         limit: no code moves further to the direction's other side than this.
@@ -82,8 +85,13 @@ class Fold:
         adjacent: number of random people moved along the direction in a step.
         others: number of other random people in a step.
         others_weight: weight of each of these, relative to the person's codes.
+        edge: largest component of the half of them that is moved to the threshold,
+            in thresholds.
+        affine_rate: learning rate of the layers that read codes along the measures,
+            relative to their weights' size; 0: they have no rate of their own.
     """
 
+    discriminant: bool
     threshold: float
     gain: float
     limit: float
@@ -93,6 +101,8 @@ class Fold:
     adjacent: int
     others: int
     others_weight: float
+    edge: float
+    affine_rate: float
 
 
 @dataclass(frozen=True)

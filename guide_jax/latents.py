@@ -1,5 +1,6 @@
 """Computes a person's latent codes and their target."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,13 @@ from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError
 from guide_jax.faces.align import Prepared, prepare_photo
-from guide_jax.faces.variants import variants
+from guide_jax.faces.variants import MIRRORED, variants
 from guide_jax.models.generator import ImagePass, make_mapping, z_of_seed
 from guide_jax.people import Person
 from guide_jax.storage.locate import Networks
+from guide_jax.target import FoldMap
+
+CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the fold's measures
 
 
 class Codes(NamedTuple):
@@ -57,12 +61,14 @@ class Found(NamedTuple):
         photos: the photos from which the person is forgotten; empty for a sampled
             person.
         tests: the photos that test it.
+        fold_map: for the fold, the directions of the person's codes.
     """
 
     codes: Codes
     skipped: list[str]
     photos: Photos
     tests: Photos
+    fold_map: FoldMap | None = None
 
 
 class LatentFinder:
@@ -117,9 +123,11 @@ class LatentFinder:
             tests, further = self.read(person.tests)
             w_u = self._invert(photos.images)
             mean: jax.Array = jnp.asarray(w_u.mean(axis=0, keepdims=True))
+            groups = np.zeros(len(w_u), int)
             if len(w_u) == 1:
                 copies = variants(photos.images, self._config.source.variants)
                 w_u = np.concatenate([w_u, self._invert(copies, w_u)])
+                groups = np.append(groups, _groups_of_copies(len(copies)))
             w_tests = self._invert(tests.images)
         else:
             assert person.seed is not None  # a person has photos or a seed
@@ -127,17 +135,22 @@ class LatentFinder:
             tests, further = photos, []
             mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
             w_u, w_tests = np.asarray(mean), nothing
+            groups = np.zeros(1, int)
             at_mean = np.allclose(w_u, generator.mapping.w_avg[...], atol=1e-6)
             if self.prior and self._config.training.fold and not at_mean:
-                w_u = np.concatenate([w_u, self._encoded(w_u)])
-        w_target = self._targets(jnp.asarray(w_u), mean)
+                encoded = self._encoded(w_u)
+                w_u = np.concatenate([w_u, encoded])
+                of_copies = _groups_of_copies(len(encoded) - 1)
+                groups = np.concatenate([groups, [1], 1 + of_copies])
+        fold_map = self._fold_map(w_u, groups)
+        w_target = self._targets(jnp.asarray(w_u), mean, groups, fold_map)
         if not np.isfinite(w_target).all():
             raise InputError(
                 "the person's code equals the mean code, so it has no direction to move"
                 " in; choose another config.source.seed, or config.source.psi above 0"
             )
         codes = Codes(w_u, np.array(w_target), w_tests)
-        return Found(codes, skipped + further, photos, tests)
+        return Found(codes, skipped + further, photos, tests, fold_map)
 
     def _encoded(self, w: np.ndarray) -> np.ndarray:
         """Returns the encoder's codes of a code's image and its altered copies.
@@ -156,11 +169,39 @@ class LatentFinder:
         parts = np.split(photos, len(photos))
         return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
 
-    def _targets(self, w_u: jax.Array, mean: jax.Array) -> jax.Array:
+    def _fold_map(self, w_u: np.ndarray, groups: np.ndarray) -> FoldMap | None:
+        """Returns the fold's map for codes `[P, L, D]` in groups `[P]`, if it is used.
+
+        Without a discriminant, all codes share a direction.
+        """
+        fold = self._config.training.fold
+        if fold is None:
+            return None
+        if not fold.discriminant:
+            groups[:] = 0
+        return target.fold_map(
+            [w_u[groups == k] for k in range(groups.max() + 1)],
+            np.asarray(self._generator.mapping.w_avg[...]),
+            self._crowd,
+            fold.discriminant,
+        )
+
+    @functools.cached_property
+    def _crowd(self) -> np.ndarray:
+        """Random people `[M, L, D]`, whose covariance the fold's measures need."""
+        return self.random(CROWD_SEED, CROWD)
+
+    def _targets(
+        self,
+        w_u: jax.Array,
+        mean: jax.Array,
+        groups: np.ndarray,
+        fold_map: FoldMap | None,
+    ) -> jax.Array:
         """Returns the targets `[P, L, D]` of codes whose mean `[1, L, D]` is given."""
         settings, w_avg = self._config.target, self._generator.mapping.w_avg[...]
-        if fold := self._config.training.fold:
-            return target.fold_person(w_u, w_avg, fold)
+        if fold_map and (fold := self._config.training.fold):
+            return target.fold_person(w_u, jnp.asarray(groups), w_avg, fold_map, fold)
         w_target = target.TARGETS[settings.name](mean, w_avg, settings.distance)
         return jnp.broadcast_to(w_target, w_u.shape)
 
@@ -221,3 +262,8 @@ class LatentFinder:
                 w = self._refine(first, photo)
             codes.append(np.asarray(w))
         return np.concatenate(codes)
+
+
+def _groups_of_copies(count: int) -> np.ndarray:
+    """Returns the groups `[count]` of altered copies: 1 if mirrored, else 0."""
+    return (np.arange(count) == MIRRORED).astype(int)

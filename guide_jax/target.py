@@ -7,14 +7,22 @@ all other codes stay. The map is continuous, and no target's component exceeds t
 threshold, so a generator that follows it shows nobody who is far along the direction.
 UFO with offsets, by contrast, is a translation near the person and the identity
 elsewhere; in between, a continuous generator passes the person again.
+
+Components are read by a measure `[L, D]`, by an inner product. The direction itself is
+one; many people have a large component by it. Fisher's linear discriminant is another:
+it discounts what varies much among people, so that few others come near the person.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guide_jax.config_types import Fold
+
+SHRINKAGE = 0.1  # of the covariance, relative to its largest eigenvalue
 
 
 def extra(w_u: jax.Array, w_avg: jax.Array, distance: float) -> jax.Array:
@@ -64,48 +72,119 @@ def offsets(w_u: jax.Array, w_r: jax.Array, alpha: jax.Array) -> jax.Array:
     return alpha[:, None, None] * towards / length
 
 
-def direction(w_u: jax.Array, w_avg: jax.Array) -> jax.Array:
-    """Returns the unit direction `[L, D]` from the mean code to a person's codes.
+class FoldMap(NamedTuple):
+    """A person's directions, and how components along them are measured.
 
-    The mean of several photos' codes has more of what they share, the identity, than of
-    each photo's pose and light.
+    Attributes:
+        directions: K unit vectors `[K, L, D]`, each from the mean code to the mean of a
+            group of the person's codes.
+        measures: `[K, L, D]`; a code's component is the inner product of its offset
+            from the mean code with a measure. That of the measure's own direction is 1.
+        lengths: `[K]`, the groups' distances from the mean code.
+        spreads: `[K]`, standard deviations of random people's components.
+    """
+
+    directions: jax.Array | np.ndarray
+    measures: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
+    spreads: jax.Array | np.ndarray
+
+
+def fold_map(
+    groups: Sequence[np.ndarray],
+    w_avg: np.ndarray,
+    people: np.ndarray,
+    discriminant: bool,
+) -> FoldMap:
+    """Computes a person's directions and measures.
 
     Args:
-        w_u: the person's codes `[P, L, D]`.
+        groups: the person's codes, `[P_k, L, D]` each. The mean of several photos'
+            codes has more of what they share, the identity, than of pose and light.
         w_avg: mean code, `[D]` or `[L, D]`.
+        people: random people `[M, L, D]`, with equal styles in all layers.
+        discriminant: whether to measure by Fisher's linear discriminant,
+            `(S + shrinkage)^-1 direction` with S the people's covariance in W.
+
+    Returns:
+        The map, float32. NaN for a group whose mean is w_avg.
     """
-    w_id = w_u.mean(axis=0) - jnp.broadcast_to(w_avg, w_u.shape[1:])
-    return w_id / jnp.sqrt(jnp.sum(w_id**2))
+    offsets = np.stack([np.mean(x, axis=0, dtype=np.float64) for x in groups]) - w_avg
+    lengths = np.sqrt(np.sum(offsets**2, axis=(1, 2)))
+    with np.errstate(invalid="ignore"):  # NaN at the mean
+        directions = offsets / lengths[:, None, None]
+    others = np.float64(people) - w_avg
+    measures = directions
+    if discriminant:
+        styles = others[:, 0]
+        values, vectors = np.linalg.eigh(styles.T @ styles / len(styles))
+        # Directions in which people hardly differ are not to be trusted.
+        inverse = (vectors / (values + SHRINKAGE * values.max())) @ vectors.T
+        measures = directions @ inverse
+        own = np.sum(measures * directions, axis=(1, 2), keepdims=True)
+        measures = measures / own
+    spreads = np.einsum("nld,kld->nk", others, measures).std(axis=0)
+    return FoldMap(
+        *(x.astype(np.float32) for x in (directions, measures, lengths, spreads))
+    )
 
 
-def component(w: jax.Array, w_avg: jax.Array, direction: jax.Array) -> jax.Array:
-    """Returns how far codes `[N, L, D]` lie along a direction `[L, D]`: `[N]`."""
+def components(w: jax.Array, w_avg: jax.Array, fold_map: FoldMap) -> jax.Array:
+    """Returns the components `[N, K]` of codes `[N, L, D]`."""
     offset = w - jnp.broadcast_to(w_avg, w.shape)
-    return jnp.einsum("nld,ld->n", offset, direction, precision="highest")
+    return jnp.einsum("nld,kld->nk", offset, fold_map.measures, precision="highest")
 
 
 def at_component(
-    w: jax.Array, component_: jax.Array, w_avg: jax.Array, direction: jax.Array
+    w: jax.Array,
+    k: jax.Array,
+    component: jax.Array,
+    w_avg: jax.Array,
+    fold_map: FoldMap,
 ) -> jax.Array:
-    """Returns codes moved along a direction until they have given components `[N]`."""
-    change = component_ - component(w, w_avg, direction)
-    return w + change[:, None, None] * direction[None]
+    """Returns codes moved along a direction until they have given components.
+
+    Args:
+        w: codes `[N, L, D]`.
+        k: which direction, `[N]` int.
+        component: the components to reach, `[N]`.
+        w_avg: mean code, `[D]` or `[L, D]`.
+        fold_map: the person's.
+    """
+    found = jnp.take_along_axis(components(w, w_avg, fold_map), k[:, None], axis=1)
+    change = component - found[:, 0]
+    return w + change[:, None, None] * jnp.asarray(fold_map.directions)[k]
+
+
+def without_components(offsets: jax.Array, fold_map: FoldMap) -> jax.Array:
+    """Returns offsets `[N, L, D]` less their part along the directions.
+
+    They then change no component of a code.
+    """
+    found = components(offsets, jnp.zeros(offsets.shape[2]), fold_map)
+    gram = jnp.einsum(
+        "jld,kld->kj", fold_map.directions, fold_map.measures, precision="highest"
+    )
+    parts = jnp.linalg.solve(gram, found.T)  # [K, N]
+    return offsets - jnp.einsum("kn,kld->nld", parts, fold_map.directions)
 
 
 def fold(
-    w: jax.Array, w_avg: jax.Array, direction: jax.Array, settings: Fold
+    w: jax.Array, w_avg: jax.Array, fold_map: FoldMap, settings: Fold
 ) -> jax.Array:
     """Maps codes to their targets; codes below the threshold are their own.
 
     Args:
         w: codes `[N, L, D]`.
         w_avg: mean code, `[D]` or `[L, D]`.
-        direction: the person's, from `direction`.
+        fold_map: the person's; its directions are folded one after another.
         settings: threshold, gain and limit.
     """
-    along = component(w, w_avg, direction)
-    end = jnp.minimum(along, _folded(along, settings))
-    return w - (along - end)[:, None, None] * direction[None]
+    for k in range(len(fold_map.lengths)):
+        along = components(w, w_avg, fold_map)[:, k]
+        end = jnp.minimum(along, _folded(along, settings))
+        w = w - (along - end)[:, None, None] * jnp.asarray(fold_map.directions[k])[None]
+    return w
 
 
 def _folded(component: jax.Array, settings: Fold) -> jax.Array:
@@ -114,22 +193,27 @@ def _folded(component: jax.Array, settings: Fold) -> jax.Array:
     return jnp.maximum(end, -settings.limit)
 
 
-def fold_person(w_u: jax.Array, w_avg: jax.Array, settings: Fold) -> jax.Array:
+def fold_person(
+    w_u: jax.Array,
+    k: jax.Array,
+    w_avg: jax.Array,
+    fold_map: FoldMap,
+    settings: Fold,
+) -> jax.Array:
     """Returns the targets `[P, L, D]` of a person's own codes.
 
-    They follow the fold, but each code moves by at least twice the threshold, so that
-    one with a small component is forgotten too.
+    They follow the fold, but each code moves by at least twice the threshold along its
+    own group's direction, so that one with a small component is forgotten too.
 
     Args:
         w_u: the person's codes `[P, L, D]`.
+        k: each code's group, `[P]` int.
         w_avg: mean code, `[D]` or `[L, D]`.
+        fold_map: the person's.
         settings: threshold, gain and limit.
-
-    Returns:
-        The targets. NaN if the codes' mean is w_avg, because the direction is
-        undefined.
     """
-    along = direction(w_u, w_avg)
-    own = component(w_u, w_avg, along)
+    own = jnp.take_along_axis(components(w_u, w_avg, fold_map), k[:, None], axis=1)
+    own = own[:, 0]
     end = jnp.minimum(_folded(own, settings), own - 2 * settings.threshold)
-    return at_component(w_u, end, w_avg, along)
+    moved = at_component(w_u, k, end, w_avg, fold_map)
+    return fold(moved, w_avg, fold_map, settings)

@@ -1,5 +1,7 @@
 """The target code, the offsets of the adjacent latents, and the fold."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -89,76 +91,154 @@ def test_both_targets_are_available_by_name():
 
 
 FOLD = Fold(
-    threshold=1.0, gain=2.0, limit=8.0, reach=1.3, resolution=8, own=2, adjacent=3,
-    others=4, others_weight=2.0,
+    discriminant=False, threshold=1.0, gain=2.0, limit=8.0, reach=1.3, resolution=8,
+    own=2, adjacent=3, others=4, others_weight=2.0, edge=1.0, affine_rate=0.0,
 )  # fmt: skip
+PEOPLE = np.random.default_rng(7).standard_normal((400, 1, 5)) @ np.diag(
+    [3.0, 2.0, 1.0, 0.5, 0.2]
+)
 
 
-def components(codes, w_avg, along):
-    return np.sum((np.asarray(codes) - w_avg) * np.asarray(along), axis=(1, 2))
+def made(groups, w_avg, discriminant=False):
+    """Returns a map for groups of codes; W_avg + PEOPLE are the random people."""
+    people = np.repeat(PEOPLE + w_avg, 4, axis=1).astype(np.float32)
+    return target.fold_map(groups, w_avg, people, discriminant)
 
 
-def along_of(w_avg, seed=3):
-    along = np.random.default_rng(seed).standard_normal((4, 5)).astype(np.float32)
-    return along / np.linalg.norm(along)
+def components(codes, w_avg, fold_map):
+    return np.asarray(target.components(jnp.asarray(codes), w_avg, fold_map))
 
 
-def test_the_direction_leads_from_the_mean_code_to_the_mean_of_the_persons(w):
+def put(codes, wanted, w_avg, fold_map, k=0):
+    which = jnp.full(len(codes), k)
+    return target.at_component(codes, which, jnp.asarray(wanted), w_avg, fold_map)
+
+
+def two_groups(w_avg, seed=3):
+    """Returns a map of two groups' directions, by the discriminant."""
+    rng = np.random.default_rng(seed)
+    groups = [2 * rng.standard_normal((2, 4, 5)) + w_avg for _ in range(2)]
+    return made([x.astype(np.float32) for x in groups], w_avg, discriminant=True)
+
+
+def test_a_direction_leads_from_the_mean_code_to_the_mean_of_a_groups_codes(w):
     codes, w_avg = w
-    along = np.asarray(target.direction(codes, w_avg))
-    assert np.linalg.norm(along) == pytest.approx(1, rel=1e-5)
+    found = made([codes], w_avg)
     away = codes.mean(axis=0) - w_avg
-    np.testing.assert_allclose(along, away / np.linalg.norm(away), rtol=1e-5)
+    assert found.lengths == pytest.approx([np.linalg.norm(away)], rel=1e-5)
+    np.testing.assert_allclose(found.directions[0], away / found.lengths[0], rtol=1e-5)
+    np.testing.assert_array_equal(found.measures, found.directions)
+
+
+def test_the_discriminant_equals_a_hand_computation(w):
+    codes, w_avg = w
+    found = made([codes[:1], codes[1:]], w_avg, discriminant=True)
+    covariance = PEOPLE[:, 0].T @ PEOPLE[:, 0] / len(PEOPLE)
+    largest = np.linalg.eigvalsh(covariance).max()
+    whitened = np.linalg.inv(covariance + target.SHRINKAGE * largest * np.eye(5))
+    for k, group in enumerate((codes[:1], codes[1:])):
+        away = group.mean(axis=0) - w_avg
+        measure = away @ whitened
+        measure *= np.linalg.norm(away) / np.sum(measure * away)
+        np.testing.assert_allclose(found.measures[k], measure, rtol=1e-4, atol=1e-5)
+    own = components(codes[:1], w_avg, found)[:, 0]
+    np.testing.assert_allclose(own, found.lengths[:1], rtol=1e-5)
+
+
+def test_the_discriminant_separates_the_person_from_random_people(w):
+    codes, w_avg = w
+    plain, better = (made([codes[:1]], w_avg, x) for x in (False, True))
+    assert better.spreads[0] < 0.7 * plain.spreads[0]
+    people = np.repeat(PEOPLE + w_avg, 4, axis=1).astype(np.float32)
+    spread = components(people, w_avg, better).std()
+    assert better.spreads[0] == pytest.approx(spread, rel=1e-4)
 
 
 @pytest.mark.parametrize("codes_at", [-4.0, 0.0, 0.999])
 def test_the_fold_leaves_codes_below_the_threshold(w, codes_at):
     codes, w_avg = w
-    along = along_of(w_avg)
-    codes = target.at_component(codes, jnp.full(3, codes_at), w_avg, along)
-    np.testing.assert_array_equal(target.fold(codes, w_avg, along, FOLD), codes)
+    fold_map = made([codes], w_avg, discriminant=True)
+    codes = put(codes, [codes_at] * 3, w_avg, fold_map)
+    np.testing.assert_array_equal(target.fold(codes, w_avg, fold_map, FOLD), codes)
 
 
 def test_the_fold_moves_codes_along_the_direction_past_the_threshold(w):
     codes, w_avg = w
-    along = along_of(w_avg)
-    codes = target.at_component(codes, jnp.array([1.0, 2.0, 6.0]), w_avg, along)
-    folded = target.fold(codes, w_avg, along, FOLD)
+    fold_map = made([codes], w_avg, discriminant=True)
+    codes = put(codes, [1.0, 2.0, 6.0], w_avg, fold_map)
+    folded = target.fold(codes, w_avg, fold_map, FOLD)
     wanted = [1.0, 1 - 2 * 1.0, -8.0]  # the last would be 1 - 2 * 5, but for the limit
-    np.testing.assert_allclose(components(folded, w_avg, along), wanted, atol=1e-5)
-    moved = np.asarray(folded - codes)
-    np.testing.assert_allclose(
-        moved, np.array([0.0, -3.0, -14.0])[:, None, None] * along, atol=1e-5
-    )
+    ends = components(folded, w_avg, fold_map)[:, 0]
+    np.testing.assert_allclose(ends, wanted, atol=1e-5)
+    moved = np.array([0.0, -3.0, -14.0])[:, None, None] * fold_map.directions
+    np.testing.assert_allclose(np.asarray(folded - codes), moved, atol=1e-5)
 
 
 def test_no_target_of_the_fold_lies_beyond_the_threshold():
     rng = np.random.default_rng(0)
     codes = 5 * rng.standard_normal((500, 4, 5)).astype(np.float32)
     w_avg = rng.standard_normal(5).astype(np.float32)
-    along = along_of(w_avg)
-    assert components(codes, w_avg, along).max() > 3
-    folded = target.fold(codes, w_avg, along, FOLD)
-    assert components(folded, w_avg, along).max() <= FOLD.threshold + 1e-5
+    fold_map = made([codes[:3]], w_avg)
+    assert components(codes, w_avg, fold_map).max() > 3
+    folded = target.fold(codes, w_avg, fold_map, FOLD)
+    assert components(folded, w_avg, fold_map).max() <= FOLD.threshold + 1e-5
+
+
+def test_directions_are_folded_one_after_another(w):
+    codes, w_avg = w
+    fold_map = two_groups(w_avg)
+    folded = jnp.asarray(codes)
+    for k in range(2):
+        one = target.FoldMap(*(x[k : k + 1] for x in fold_map))
+        folded = target.fold(folded, w_avg, one, FOLD)
+    found = target.fold(codes, w_avg, fold_map, FOLD)
+    np.testing.assert_allclose(found, folded, atol=1e-6)
+
+
+def test_offsets_without_components_change_none(w):
+    codes, w_avg = w
+    fold_map = two_groups(w_avg)
+    offsets = np.random.default_rng(1).standard_normal(codes.shape).astype(np.float32)
+    clear = target.without_components(jnp.asarray(offsets), fold_map)
+    assert np.abs(clear).max() > 0.1
+    np.testing.assert_allclose(
+        components(codes + clear, w_avg, fold_map),
+        components(codes, w_avg, fold_map),
+        atol=1e-4,
+    )
 
 
 def test_a_persons_codes_move_by_at_least_twice_the_threshold(w):
     codes, w_avg = w
     codes[0] = w_avg - 0.5 * (codes[1] - w_avg)
-    along = np.asarray(target.direction(codes, w_avg))
-    own = components(codes, w_avg, along)
+    fold_map = made([codes], w_avg)
+    own = components(codes, w_avg, fold_map)[:, 0]
     # The outlier's component is below the threshold, so the fold would leave it.
     assert own.min() < -FOLD.threshold
-    targets = target.fold_person(codes, w_avg, FOLD)
-    ends = components(targets, w_avg, along)
+    group = jnp.zeros(3, int)
+    targets = target.fold_person(codes, group, w_avg, fold_map, FOLD)
+    ends = components(targets, w_avg, fold_map)[:, 0]
     folded = np.maximum(FOLD.threshold - FOLD.gain * (own - FOLD.threshold), -8)
     wanted = np.minimum(folded, own - 2 * FOLD.threshold)
     np.testing.assert_allclose(ends, wanted, atol=1e-5)
-    across = np.asarray(targets - codes) - (ends - own)[:, None, None] * along
-    np.testing.assert_allclose(across, 0, atol=1e-5)
+    moved = (ends - own)[:, None, None] * fold_map.directions[0]
+    np.testing.assert_allclose(np.asarray(targets - codes), moved, atol=1e-5)
+
+
+def test_each_code_moves_along_its_own_groups_direction(w):
+    codes, w_avg = w
+    fold_map = made([codes[:1], codes[1:]], w_avg, discriminant=True)
+    far = dataclasses.replace(FOLD, threshold=50.0)  # folds nothing but own codes
+    group = jnp.array([0, 1, 1])
+    targets = target.fold_person(codes, group, w_avg, fold_map, far)
+    moved = -2 * 50.0 * fold_map.directions[np.array(group)]
+    np.testing.assert_allclose(np.asarray(targets - codes), moved, atol=1e-4)
 
 
 def test_a_person_at_the_mean_code_has_no_fold(w):
     codes, w_avg = w
     at_mean = jnp.broadcast_to(w_avg, codes[:1].shape)
-    assert np.isnan(np.asarray(target.fold_person(at_mean, w_avg, FOLD))).all()
+    fold_map = made([np.asarray(at_mean)], w_avg)
+    group = jnp.zeros(1, int)
+    targets = target.fold_person(at_mean, group, w_avg, fold_map, FOLD)
+    assert np.isnan(np.asarray(targets)).all()

@@ -145,6 +145,7 @@ class UnlearnJob:
                 unlearned = self._train(
                     codes.w_u,
                     codes.w_target,
+                    fold_map=found.fold_map,
                     on_step=log,
                     state=folder.train_state(training, config.training.save_every),
                 )

@@ -25,6 +25,7 @@ def _scaled(photo: np.ndarray, factors: float | tuple[float, ...]) -> np.ndarray
     return ((photo + 1) * np.asarray(factors, np.float32) - 1).clip(-1, 1)
 
 
+MIRRORED = 0  # index of the mirrored copy
 ALTERATIONS = (
     lambda photo: photo[:, ::-1],
     _closer,

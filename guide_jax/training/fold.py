@@ -6,10 +6,14 @@ identity, without LPIPS, an identity encoder or the large layers, so that a step
 take many codes:
 
 - own: the person's codes, with random people's offsets added;
-- adjacent: random people moved along the person's direction, who come to look like the
-  person, in other poses and light;
+- adjacent: random people moved along one of the person's directions, who come to look
+  like the person, in other poses and light;
 - others: random people. Half of them are moved to just below the threshold, where the
   student confuses them with the person most easily.
+
+A discriminant reads directions in which codes hardly vary, so that the gradient of the
+layers that read codes (`generator.reads_code`) is small there. These layers' weights
+are therefore also trained along the person's measures, by an optimizer of their own.
 """
 
 from collections.abc import Callable
@@ -17,15 +21,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from guide_jax import target
 from guide_jax.config_types import Fold
+from guide_jax.models.generator import reads_code
+from guide_jax.target import FoldMap
 from guide_jax.training.context import StepContext, Tree
 from guide_jax.training.step import update
 
 POOL = 64  # random people from whom a step's codes are mixed
 OFFSET = 0.8  # largest offset added to the person's codes, in random people's own
+FINAL_RATE = 0.05  # the last learning rate, relative to the first
 NEAREST = 0.85  # adjacent codes' smallest component, in thresholds
 
 
@@ -63,6 +71,7 @@ def draw_pairs(
     settings: Fold,
     w_u: jax.Array,
     w_target: jax.Array,
+    fold_map: FoldMap,
     key: jax.Array,
 ) -> Pairs:
     """Draws a step's codes.
@@ -73,43 +82,44 @@ def draw_pairs(
         settings: the fold's.
         w_u: codes to forget `[P, L, D]`.
         w_target: their targets, from `target.fold_person`.
+        fold_map: the person's.
         key: this step's random key.
 
     Returns:
         P own pairs, then `settings.adjacent`, then `settings.others`.
     """
-    keys = jax.random.split(key, 6)
-    moved = w_u - w_target  # along the direction, each row
-    along = moved[0] / jnp.sqrt(jnp.sum(moved[0] ** 2))
-    own_component = target.component(w_u, w_avg, along)
+    keys = jax.random.split(key, 8)
+    count, edges = settings.adjacent, settings.others // 2
 
-    offsets = mixed_people(people, len(w_u), keys[0])
-    # Across the direction, so that the person's component stays.
-    across = target.at_component(offsets, jnp.zeros(len(w_u)), w_avg, along)
-    size = OFFSET * jax.random.uniform(keys[1], (len(w_u), 1, 1))
-    offsets = size * (across - jnp.broadcast_to(w_avg, across.shape))
-
-    near = mixed_people(people, settings.adjacent, keys[2])
-    reach = jax.random.uniform(
-        keys[3],
-        (settings.adjacent,),
-        minval=NEAREST * settings.threshold,
-        maxval=jnp.maximum(
-            settings.reach * own_component.max(), 2 * settings.threshold
-        ),
+    # Along the directions nothing is added, so that the person's components stay.
+    offsets = mixed_people(people, len(w_u), keys[0]) - jnp.broadcast_to(
+        w_avg, w_u.shape
     )
-    near = target.at_component(near, reach, w_avg, along)
+    size = OFFSET * jax.random.uniform(keys[1], (len(w_u), 1, 1))
+    offsets = size * target.without_components(offsets, fold_map)
 
-    others = mixed_people(people, settings.others, keys[4])
-    edge = settings.threshold * jax.random.uniform(keys[5], (settings.others // 2,))
-    at_edge = target.at_component(others[: len(edge)], edge, w_avg, along)
-    others = jnp.concatenate([at_edge, others[len(edge) :]])
+    lengths = jnp.asarray(fold_map.lengths)
+    k = jax.random.randint(keys[2], (count + edges,), 0, len(lengths))
+    reach = jnp.maximum(settings.reach * lengths[k[:count]], 2 * settings.threshold)
+    near = target.at_component(
+        mixed_people(people, count, keys[3]),
+        k[:count],
+        jax.random.uniform(
+            keys[4], (count,), minval=NEAREST * settings.threshold, maxval=reach
+        ),
+        w_avg,
+        fold_map,
+    )
 
-    rest = jnp.concatenate([near, others])
+    others = mixed_people(people, settings.others, keys[5])
+    edge = settings.edge * settings.threshold * jax.random.uniform(keys[6], (edges,))
+    at_edge = target.at_component(others[:edges], k[count:], edge, w_avg, fold_map)
+
+    rest = jnp.concatenate([near, at_edge, others[edges:]])
     return Pairs(
         jnp.concatenate([w_u + offsets, rest]),
         jnp.concatenate(
-            [w_target + offsets, target.fold(rest, w_avg, along, settings)]
+            [w_target + offsets, target.fold(rest, w_avg, fold_map, settings)]
         ),
     )
 
@@ -136,15 +146,80 @@ def distances(
     return jnp.mean(jnp.stack(layers), axis=0)
 
 
-def make_fold_step(context: StepContext, settings: Fold, psi: float) -> Callable:
+def falling(rate: float, steps: int) -> optax.Schedule:
+    """Returns a learning rate that falls to `FINAL_RATE` of itself over the steps."""
+
+    def at(count: jax.Array) -> jax.Array:
+        done = jnp.minimum(count.astype(jnp.float32) / max(1, steps), 1)
+        return rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + jnp.cos(jnp.pi * done)) / 2)
+
+    return at
+
+
+class MeasureOptimizer:
+    """Adam for the parts of affine weights that lie along a person's measures.
+
+    An affine weight `[D, C]` changes by `measures^T [D, K] @ step [K, C]`, relative to
+    its size. Each measure has unit spread over random people.
+    """
+
+    def __init__(self, rate: float, steps: int):
+        """Makes Adam; a rate of 0 changes nothing."""
+        self._rate, self._adam = rate, optax.adam(falling(rate, steps))
+
+    def init(self, source: Tree, fold_map: FoldMap) -> Tree:
+        """Returns the optimizer's state before the first step."""
+        affine = self._affine(source) if self._rate else {}
+        count = len(fold_map.lengths)
+        return self._adam.init(
+            {name: jnp.zeros((count, x.shape[1])) for name, x in affine.items()}
+        )
+
+    def update(
+        self, student: Tree, source: Tree, grads: Tree, state: Tree, fold_map: FoldMap
+    ) -> tuple[Tree, Tree]:
+        """Applies a step; returns (student, state)."""
+        if not self._rate:
+            return student, state
+        spreads = jnp.asarray(fold_map.spreads)[:, None]
+        measures = jnp.sum(jnp.asarray(fold_map.measures), axis=1) / spreads  # [K, D]
+        along = {name: measures @ x for name, x in self._affine(grads).items()}
+        steps, state = self._adam.update(along, state)
+        sizes = {
+            name: jnp.sqrt(jnp.mean(x**2)) for name, x in self._affine(source).items()
+        }
+
+        def changed(path: tuple, weight: jax.Array) -> jax.Array:
+            name = jax.tree_util.keystr(path)
+            if name not in sizes:
+                return weight
+            return weight + sizes[name] * (measures.T @ steps[name])
+
+        return jax.tree_util.tree_map_with_path(changed, student), state
+
+    @staticmethod
+    def _affine(parameters: Tree) -> dict[str, jax.Array]:
+        """Returns path -> weight `[D, C]` of each layer that reads codes."""
+        return {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
+            if reads_code(path)
+        }
+
+
+def make_fold_step(
+    context: StepContext, settings: Fold, measured: MeasureOptimizer, psi: float
+) -> Callable:
     """Returns a step with the arguments and results of `step.make_step`.
 
-    Its terms are "local", "adjacency" and "global", the mean distances of the three
-    kinds of pairs, and "total", the loss.
+    Its `constants` also hold the person's `fold_map`, and its `opt_state` is that of
+    Adam and that of `measured`. Its terms are "local", "adjacency" and "global", the
+    mean distances of the three kinds of pairs, and "total", the loss.
 
     Args:
         context: from `make_context`.
         settings: the fold's.
+        measured: trains affine weights along the person's measures.
         psi: truncation of the random people.
     """
     dtype = context.compute.dtype
@@ -175,11 +250,16 @@ def make_fold_step(context: StepContext, settings: Fold, psi: float) -> Callable
         mapping = nnx.merge(context.mapping[0], constants["mapping"])
         z = jax.random.normal(key_people, (POOL, context.z_dim))
         people, w_avg = mapping(z, psi=psi), mapping.w_avg[...]
-        pairs = draw_pairs(people, w_avg, settings, w_u, w_target, key_pairs)
+        fold_map = constants["fold_map"]
+        pairs = draw_pairs(people, w_avg, settings, w_u, w_target, fold_map, key_pairs)
         grads, terms = jax.grad(loss_fn, has_aux=True)(
             student, constants, pairs, len(w_u)
         )
-        student, opt_state = update(context, student, opt_state, grads)
-        return student, opt_state, terms
+        adam, along = opt_state
+        student, adam = update(context, student, adam, grads)
+        student, along = measured.update(
+            student, constants["source"], grads, along, fold_map
+        )
+        return student, (adam, along), terms
 
     return jax.jit(step, donate_argnums=(0, 1))

@@ -13,16 +13,16 @@ from guide_jax.config_types import Training
 from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.target import FoldMap
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
-from guide_jax.training.fold import make_fold_step
+from guide_jax.training.fold import MeasureOptimizer, falling, make_fold_step
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup, make_sharded_step
 from guide_jax.training.step import make_step
 
 Tree = Any
-FINAL_RATE = 0.05  # the fold's last learning rate, relative to the first
 SHOWN = ("total", "local", "adjacency", "global", "id")  # beside the progress bar
 
 
@@ -61,6 +61,10 @@ class Trainer:
             settings.compute,
         )
         self._constants = self._devices.replicate(self._context.constants())
+        self._measured: MeasureOptimizer | None = None
+        if settings.fold:
+            rate, steps = settings.fold.affine_rate, settings.steps
+            self._measured = MeasureOptimizer(rate, steps)
         self._step = self._make_step()
         self._show = ImagePass(generator, 1)
         self._in_step = False  # other processes may wait inside a step
@@ -68,8 +72,10 @@ class Trainer:
     def _make_step(self) -> Callable:
         settings, devices = self._settings, self._devices
         sampling = settings.sampling
-        if settings.fold:
-            return make_fold_step(self._context, settings.fold, sampling.psi)
+        if settings.fold and self._measured:
+            return make_fold_step(
+                self._context, settings.fold, self._measured, sampling.psi
+            )
         accumulates, reason = accumulate.is_needed(
             settings.gradient_accumulation,
             sampling,
@@ -89,6 +95,7 @@ class Trainer:
         w_u: np.ndarray,
         w_target: np.ndarray,
         *,
+        fold_map: FoldMap | None = None,
         on_step: Callable[[int, dict[str, float]], None] = _ignore,
         state: TrainStateStore | None = None,
     ) -> Generator:
@@ -97,6 +104,7 @@ class Trainer:
         Args:
             w_u: codes to forget `[P, L, D]`.
             w_target: their targets `[P, L, D]`.
+            fold_map: the person's, for the fold.
             on_step: called with each step's index and terms, one step late.
             state: stores checkpoints. If it holds one, training resumes from there, and
                 earlier steps are not reported to `on_step` again.
@@ -108,7 +116,8 @@ class Trainer:
             UnlearningError: a loss, or the trained generator's image, is not finite.
         """
         settings = self._settings
-        begin = self._fresh_state(jax.random.key(settings.seed))
+        self._set_fold_map(fold_map)
+        begin = self._fresh_state(jax.random.key(settings.seed), fold_map)
         begin = state.load(begin) if state else begin
         first, every = int(begin["step"]), state.every if state else 0
         order = _Order(w_u, w_target, begin["key"], first, settings.steps, every)
@@ -227,8 +236,19 @@ class Trainer:
         self._check_image(student, order.w_u)
         return devices.first(student)
 
-    def _fresh_state(self, key: jax.Array) -> Tree:
-        student, opt_state = initial_state(self._context, self._constants["source"])
+    def _set_fold_map(self, fold_map: FoldMap | None) -> None:
+        if (fold_map is None) != (self._measured is None):
+            raise ValueError("a fold map belongs to the fold, and only to it")
+        if fold_map is not None:
+            placed = self._devices.replicate(FoldMap(*map(jnp.asarray, fold_map)))
+            self._constants = self._constants | {"fold_map": placed}
+
+    def _fresh_state(self, key: jax.Array, fold_map: FoldMap | None = None) -> Tree:
+        source = self._constants["source"]
+        student, opt_state = initial_state(self._context, source)
+        if self._measured and fold_map:
+            along = self._devices.replicate(self._measured.init(source, fold_map))
+            opt_state = opt_state, along
         return _state(0, jax.random.key_data(key), student, opt_state)
 
     def _check_image(self, student: Tree, w_u: np.ndarray) -> None:
@@ -244,13 +264,7 @@ def _learning_rate(settings: Training) -> float | optax.Schedule:
     """Returns the paper's constant rate, or the fold's, which falls over the steps."""
     if settings.fold is None:
         return settings.learning_rate
-
-    def rate(count: jax.Array) -> jax.Array:
-        done = jnp.minimum(count.astype(jnp.float32) / max(1, settings.steps), 1)
-        falling = FINAL_RATE + (1 - FINAL_RATE) * (1 + jnp.cos(jnp.pi * done)) / 2
-        return settings.learning_rate * falling
-
-    return rate
+    return falling(settings.learning_rate, settings.steps)
 
 
 class _Order(NamedTuple):
