@@ -1,7 +1,7 @@
 """Measures the demo on ten people: both methods, and the paper's baseline target.
 
-    python benchmarks/demo_quality.py
-    python benchmarks/demo_quality.py --config demo_128
+    python -m benchmarks.demo_quality
+    python -m benchmarks.demo_quality --config demo_128
 
 Forgets each person of seeds 0-9 with the demo's settings and each method below. An
 identity encoder that is not in the loss compares the person before and after, and 200

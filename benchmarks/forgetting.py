@@ -1,7 +1,7 @@
 """Attacks ten forgotten people for each method and prints how much is recovered.
 
-    python benchmarks/forgetting.py
-    python benchmarks/forgetting.py --config demo_128 --seeds 4000 4001
+    python -m benchmarks.forgetting
+    python -m benchmarks.forgetting --config demo_128 --seeds 4000 4001
 
 Forgets each person of seeds 4000-4009, whom no bundled network was trained on, with the
 demo's settings and each method of `demo_quality.py`. Then runs `--mode=attack` on each.

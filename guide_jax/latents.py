@@ -116,41 +116,35 @@ class LatentFinder:
             InputError: no photo can be used, or the code has no target.
             UnlearningError: refinement never reached a finite error.
         """
-        generator = self._generator
-        nothing = np.zeros((0, generator.num_ws, generator.w_dim), np.float32)
-        if person.photos:
-            photos, skipped = self._read(person.photos)
-            tests, further = self.read(person.tests)
-            w_u = self._invert(photos.images)
-            mean: jax.Array = jnp.asarray(w_u.mean(axis=0, keepdims=True))
-            groups = np.zeros(len(w_u), int)
-            if len(w_u) == 1:
-                copies = variants(photos.images, self._config.source.variants)
-                w_u = np.concatenate([w_u, self._invert(copies, w_u)])
-                groups = np.append(groups, _groups_of_copies(len(copies)))
-            w_tests = self._invert(tests.images)
-        else:
-            assert person.seed is not None  # a person has photos or a seed
-            photos, skipped = self.read(())
-            tests, further = photos, []
-            mean = jnp.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
-            w_u, w_tests = np.asarray(mean), nothing
-            groups = np.zeros(1, int)
-            at_mean = np.allclose(w_u, generator.mapping.w_avg[...], atol=1e-6)
-            if self.prior and self._config.training.fold and not at_mean:
-                encoded = self._encoded(w_u)
-                w_u = np.concatenate([w_u, encoded])
-                of_copies = _groups_of_copies(len(encoded) - 1)
-                groups = np.concatenate([groups, [1], 1 + of_copies])
-        fold_map = self._fold_map(w_u, groups)
-        w_target = self._targets(jnp.asarray(w_u), mean, groups, fold_map)
-        if not np.isfinite(w_target).all():
-            raise InputError(
-                "the person's code equals the mean code, so it has no direction to move"
-                " in; choose another config.source.seed, or config.source.psi above 0"
-            )
-        codes = Codes(w_u, np.array(w_target), w_tests)
+        return self._of_photos(person) if person.photos else self._of_seed(person)
+
+    def _of_photos(self, person: Person) -> Found:
+        photos, skipped = self._read(person.photos)
+        tests, further = self.read(person.tests)
+        w_u = self._invert(photos.images)
+        mean = w_u.mean(axis=0, keepdims=True)
+        groups = np.zeros(len(w_u), int)
+        if len(w_u) == 1:
+            copies = variants(photos.images, self._config.source.variants)
+            w_u = np.concatenate([w_u, self._invert(copies, w_u)])
+            groups = np.append(groups, _groups_of_copies(len(copies)))
+        w_target, fold_map = self._targets(w_u, mean, groups)
+        codes = Codes(w_u, w_target, self._invert(tests.images))
         return Found(codes, skipped + further, photos, tests, fold_map)
+
+    def _of_seed(self, person: Person) -> Found:
+        assert person.seed is not None  # a person has photos or a seed
+        generator = self._generator
+        w_u = mean = np.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
+        groups = np.zeros(1, int)
+        at_mean = np.allclose(w_u, generator.mapping.w_avg[...], atol=1e-6)
+        if self.prior and self._config.training.fold and not at_mean:
+            encoded = self._encoded(w_u)
+            w_u = np.concatenate([w_u, encoded])
+            groups = np.concatenate([groups, [1], 1 + _groups_of_copies(len(w_u) - 2)])
+        w_target, fold_map = self._targets(w_u, mean, groups)
+        nothing, _ = self.read(())
+        return Found(Codes(w_u, w_target, w_u[:0]), [], nothing, nothing, fold_map)
 
     def _encoded(self, w: np.ndarray) -> np.ndarray:
         """Returns the encoder's codes of a code's image and its altered copies.
@@ -169,41 +163,48 @@ class LatentFinder:
         parts = np.split(photos, len(photos))
         return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
 
-    def _fold_map(self, w_u: np.ndarray, groups: np.ndarray) -> FoldMap | None:
-        """Returns the fold's map for codes `[P, L, D]` in groups `[P]`, if it is used.
+    def _targets(
+        self, w_u: np.ndarray, mean: np.ndarray, groups: np.ndarray
+    ) -> tuple[np.ndarray, FoldMap | None]:
+        """Returns codes' targets `[P, L, D]`, and the fold's map if it is used.
 
-        Without a discriminant, all codes share a direction.
+        Args:
+            w_u: codes to forget `[P, L, D]`.
+            mean: the mean code of the person's photos `[1, L, D]`.
+            groups: each code's group `[P]`. Each has a direction of its own in the map,
+                but without a discriminant all codes share one.
+
+        Raises:
+            InputError: the codes have no target.
         """
-        fold = self._config.training.fold
-        if fold is None:
-            return None
-        if not fold.discriminant:
-            groups[:] = 0
-        return target.fold_map(
-            [w_u[groups == k] for k in range(groups.max() + 1)],
-            np.asarray(self._generator.mapping.w_avg[...]),
-            self._crowd,
-            fold.discriminant,
-        )
+        config, w_avg = self._config, self._generator.mapping.w_avg[...]
+        fold, fold_map = config.training.fold, None
+        if fold:
+            k = groups if fold.discriminant else np.zeros_like(groups)
+            fold_map = target.fold_map(
+                [w_u[k == i] for i in range(k.max() + 1)],
+                np.asarray(w_avg),
+                self._crowd,
+                fold.discriminant,
+            )
+            made = target.fold_person(
+                jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
+            )
+        else:
+            of = target.TARGETS[config.target.name]
+            made = of(jnp.asarray(mean), w_avg, config.target.distance)
+        w_target = np.array(jnp.broadcast_to(made, w_u.shape))
+        if not np.isfinite(w_target).all():
+            raise InputError(
+                "the person's code equals the mean code, so it has no direction to move"
+                " in; choose another config.source.seed, or config.source.psi above 0"
+            )
+        return w_target, fold_map
 
     @functools.cached_property
     def _crowd(self) -> np.ndarray:
         """Random people `[M, L, D]`, whose covariance the fold's measures need."""
         return self.random(CROWD_SEED, CROWD)
-
-    def _targets(
-        self,
-        w_u: jax.Array,
-        mean: jax.Array,
-        groups: np.ndarray,
-        fold_map: FoldMap | None,
-    ) -> jax.Array:
-        """Returns the targets `[P, L, D]` of codes whose mean `[1, L, D]` is given."""
-        settings, w_avg = self._config.target, self._generator.mapping.w_avg[...]
-        if fold_map and (fold := self._config.training.fold):
-            return target.fold_person(w_u, jnp.asarray(groups), w_avg, fold_map, fold)
-        w_target = target.TARGETS[settings.name](mean, w_avg, settings.distance)
-        return jnp.broadcast_to(w_target, w_u.shape)
 
     def random(self, seed: int, count: int) -> np.ndarray:
         """Returns random people's codes `[count, L, D]`, truncated by source.psi."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from guide_jax.config_types import Fold
 
-SHRINKAGE = 0.1  # of the covariance, relative to its largest eigenvalue
+SHRINKAGE = 0.2  # of the covariance, relative to its largest eigenvalue
 
 
 def extra(w_u: jax.Array, w_avg: jax.Array, distance: float) -> jax.Array:
@@ -111,18 +111,18 @@ def fold_map(
     """
     offsets = np.stack([np.mean(x, axis=0, dtype=np.float64) for x in groups]) - w_avg
     lengths = np.sqrt(np.sum(offsets**2, axis=(1, 2)))
-    with np.errstate(invalid="ignore"):  # NaN at the mean
-        directions = offsets / lengths[:, None, None]
     others = np.float64(people) - w_avg
-    measures = directions
-    if discriminant:
-        styles = others[:, 0]
-        values, vectors = np.linalg.eigh(styles.T @ styles / len(styles))
-        # Directions in which people hardly differ are not to be trusted.
-        inverse = (vectors / (values + SHRINKAGE * values.max())) @ vectors.T
-        measures = directions @ inverse
-        own = np.sum(measures * directions, axis=(1, 2), keepdims=True)
-        measures = measures / own
+    # At the mean code there is no direction, and with psi = 0 no covariance.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        measures = directions = offsets / lengths[:, None, None]
+        if discriminant:
+            styles = others[:, 0]
+            values, vectors = np.linalg.eigh(styles.T @ styles / len(styles))
+            # Directions in which people hardly differ are not to be trusted.
+            inverse = (vectors / (values + SHRINKAGE * values.max())) @ vectors.T
+            measures = directions @ inverse
+            own = np.sum(measures * directions, axis=(1, 2), keepdims=True)
+            measures = measures / own
     spreads = np.einsum("nld,kld->nk", others, measures).std(axis=0)
     return FoldMap(
         *(x.astype(np.float32) for x in (directions, measures, lengths, spreads))

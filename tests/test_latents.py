@@ -183,6 +183,27 @@ def test_the_fold_also_forgets_the_encoder_s_codes_of_a_sampled_person(networks)
     np.testing.assert_array_equal(plain.w_u, own[None])
 
 
+def test_the_discriminant_has_a_direction_for_each_kind_of_code(networks):
+    fold = {"method": "fold", "source.variants": 3, "fold.discriminant": True}
+    found = finder(networks, **fold)(sampled(1))
+    own, image, mirrored, *rest = found.codes.w_u
+    w_avg = np.asarray(networks["generator"].mapping.w_avg[...])
+    groups = own, np.mean([image, *rest], axis=0), mirrored
+    away = np.stack(groups) - w_avg
+    lengths = np.linalg.norm(away, axis=(1, 2))
+    np.testing.assert_allclose(found.fold_map.lengths, lengths, rtol=1e-4)
+    directions = away / lengths[:, None, None]
+    np.testing.assert_allclose(found.fold_map.directions, directions, atol=1e-4)
+    assert not np.allclose(found.fold_map.measures, directions, atol=1e-4)
+
+    plain = finder(networks, **fold | {"fold.discriminant": False})(sampled(1))
+    (along,) = plain.fold_map.directions
+    away = found.codes.w_u.mean(axis=0) - w_avg
+    np.testing.assert_allclose(along, away / np.linalg.norm(away), atol=1e-4)
+    np.testing.assert_array_equal(plain.fold_map.measures[0], along)
+    assert finder(networks)(sampled(1)).fold_map is None
+
+
 def test_without_an_encoder_there_is_no_prior(networks):
     roles = ("generator", "lpips", "identity")
     find = finder(tiny.networks(**{role: networks[role] for role in roles}))

@@ -235,10 +235,11 @@ def test_each_code_moves_along_its_own_groups_direction(w):
     np.testing.assert_allclose(np.asarray(targets - codes), moved, atol=1e-4)
 
 
-def test_a_person_at_the_mean_code_has_no_fold(w):
+@pytest.mark.parametrize("discriminant", [False, True])
+def test_a_person_at_the_mean_code_has_no_fold(w, discriminant):
     codes, w_avg = w
     at_mean = jnp.broadcast_to(w_avg, codes[:1].shape)
-    fold_map = made([np.asarray(at_mean)], w_avg)
+    fold_map = made([np.asarray(at_mean)], w_avg, discriminant)
     group = jnp.zeros(1, int)
     targets = target.fold_person(at_mean, group, w_avg, fold_map, FOLD)
     assert np.isnan(np.asarray(targets)).all()
