@@ -26,8 +26,10 @@ def main(workdir: Path, **changes: object) -> dict:
     generator = networks["generator"]
 
     latents = guide_jax.LatentFinder(config, networks)
-    codes = latents(guide_jax.sampled(seed=3)).codes  # w_u and w_target, [P, L, D]
-    unlearned = guide_jax.make_trainer(config, networks)(codes.w_u, codes.w_target)
+    found = latents(guide_jax.sampled(seed=3))
+    codes = found.codes  # w_u and w_target, [P, L, D]
+    train = guide_jax.make_trainer(config, networks)
+    unlearned = train(codes.w_u, codes.w_target, fold_map=found.fold_map)
 
     judges = {"judge": guide_jax.cropping_judge(networks["judge"], batch=10)}
     evaluator = guide_jax.Evaluator(generator, networks["lpips"], judges)

@@ -34,6 +34,7 @@ from guide_jax.training.step import update
 POOL = 64  # random people from whom a step's codes are mixed
 OFFSET = 0.8  # largest offset added to the person's codes, in random people's own
 FINAL_RATE = 0.05  # the last learning rate, relative to the first
+SMALLEST_SPREAD = 0.1  # of random people's components, in thresholds
 NEAREST = 0.85  # adjacent codes' smallest component, in thresholds
 
 
@@ -160,12 +161,15 @@ class MeasureOptimizer:
     """Adam for the parts of affine weights that lie along a person's measures.
 
     An affine weight `[D, C]` changes by `measures^T [D, K] @ step [K, C]`, relative to
-    its size. Each measure has unit spread over random people.
+    its size. Random people's components along the measures have a spread of 1.
     """
 
-    def __init__(self, rate: float, steps: int):
-        """Makes Adam; a rate of 0 changes nothing."""
-        self._rate, self._adam = rate, optax.adam(falling(rate, steps))
+    def __init__(self, settings: Fold, steps: int):
+        """Makes Adam; with `settings.affine_rate` 0, nothing changes."""
+        self._rate = rate = settings.affine_rate
+        self._adam = optax.adam(falling(rate, steps))
+        # If people hardly differ, they are not what the measures are relative to.
+        self._smallest = SMALLEST_SPREAD * settings.threshold
 
     def init(self, source: Tree, fold_map: FoldMap) -> Tree:
         """Returns the optimizer's state before the first step."""
@@ -181,7 +185,7 @@ class MeasureOptimizer:
         """Applies a step; returns (student, state)."""
         if not self._rate:
             return student, state
-        spreads = jnp.asarray(fold_map.spreads)[:, None]
+        spreads = jnp.maximum(fold_map.spreads, self._smallest)[:, None]
         measures = jnp.sum(jnp.asarray(fold_map.measures), axis=1) / spreads  # [K, D]
         along = {name: measures @ x for name, x in self._affine(grads).items()}
         steps, state = self._adam.update(along, state)

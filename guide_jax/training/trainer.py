@@ -63,8 +63,7 @@ class Trainer:
         self._constants = self._devices.replicate(self._context.constants())
         self._measured: MeasureOptimizer | None = None
         if settings.fold:
-            rate, steps = settings.fold.affine_rate, settings.steps
-            self._measured = MeasureOptimizer(rate, steps)
+            self._measured = MeasureOptimizer(settings.fold, settings.steps)
         self._step = self._make_step()
         self._show = ImagePass(generator, 1)
         self._in_step = False  # other processes may wait inside a step
