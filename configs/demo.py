@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.steps = 300
     config.optimizer.learning_rate = 1e-3
     config.fold.discriminant, config.fold.affine_rate = True, 1e-2
-    config.fold.threshold, config.fold.gain, config.fold.limit = 4.0, 5.0, 8.0
+    config.fold.threshold, config.fold.gain, config.fold.limit = 4.0, 5.0, 14.0
     config.fold.adjacent, config.fold.others = 3, 10
     config.fold.others_weight, config.fold.edge = 4.0, 0.7
     config.evaluate.others = 40
