@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
     fold.discriminant = False
     # Codes with a larger component are the person: they move. Random people's
     # components have a standard deviation of about 3 in the bundled generators, and of
-    # 1 to 2 by the discriminant.
+    # 2 to 4 at 64 px by the discriminant.
     fold.threshold = 8.0
     # A code that is x beyond the threshold moves to gain * x on its other side.
     fold.gain = 3.5

@@ -72,9 +72,9 @@ class Fold:
     """Settings of the method "fold"; lengths are in the L2 norm over `[L, D]`.
 
     Attributes:
-        discriminant: whether components are measured by Fisher's linear discriminant
-            (see `target.fold_map`), for each group of codes, or along the mean code's
-            direction.
+        discriminant: whether Fisher's linear discriminant measures components, with a
+            direction for each group of codes (see `target.fold_map`). Otherwise all
+            codes share one direction, which also measures.
         threshold: component beyond which codes move.
         gain: how far a code moves past the threshold, relative to how far beyond it
             was.

@@ -3,8 +3,9 @@
 The fold maps every code to a target. Codes are compared with the person by their
 component along one direction, from the mean code to the person's mean code. A code
 whose component exceeds a threshold moves back along the direction, past the threshold;
-all other codes stay. The map is continuous, and no target's component exceeds the
-threshold, so a generator that follows it shows nobody who is far along the direction.
+all other codes stay. The map is continuous, and along a single direction no target's
+component exceeds the threshold, so a generator that follows it shows nobody who is far
+along the direction. Several directions are folded one after another.
 UFO with offsets, by contrast, is a translation near the person and the identity
 elsewhere; in between, a continuous generator passes the person again.
 

@@ -89,7 +89,7 @@ def draw_pairs(
     Returns:
         P own pairs, then `settings.adjacent`, then `settings.others`.
     """
-    keys = jax.random.split(key, 8)
+    keys = jax.random.split(key, 7)
     count, edges = settings.adjacent, settings.others // 2
 
     # Along the directions nothing is added, so that the person's components stay.
@@ -149,12 +149,9 @@ def distances(
 
 def falling(rate: float, steps: int) -> optax.Schedule:
     """Returns a learning rate that falls to `FINAL_RATE` of itself over the steps."""
-
-    def at(count: jax.Array) -> jax.Array:
-        done = jnp.minimum(count.astype(jnp.float32) / max(1, steps), 1)
-        return rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + jnp.cos(jnp.pi * done)) / 2)
-
-    return at
+    schedule = optax.cosine_decay_schedule(rate, max(1, steps), FINAL_RATE)
+    # Optax divides the count as it is, an integer.
+    return lambda count: schedule(count.astype(jnp.float32))
 
 
 class MeasureOptimizer:

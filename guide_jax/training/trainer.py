@@ -103,7 +103,7 @@ class Trainer:
         Args:
             w_u: codes to forget `[P, L, D]`.
             w_target: their targets `[P, L, D]`.
-            fold_map: the person's, for the fold.
+            fold_map: the person's directions, if the method is the fold.
             on_step: called with each step's index and terms, one step late.
             state: stores checkpoints. If it holds one, training resumes from there, and
                 earlier steps are not reported to `on_step` again.
