@@ -114,6 +114,10 @@ def get_config() -> ConfigDict:
     # person's code, the encoder's codes, and those of mirrored images each get a
     # direction then.
     fold.discriminant = False
+    # Added to the covariance that the discriminant divides by, relative to its largest
+    # eigenvalue. The smaller, the fewer others have a large component; the larger, the
+    # more of the code counts.
+    fold.shrinkage = 0.2
     # Codes with a larger component are the person: they move. Random people's
     # components have a standard deviation of about 3 in the bundled generators, and of
     # 2 to 4 at 64 px by the discriminant.
@@ -121,6 +125,16 @@ def get_config() -> ConfigDict:
     # A code that is x beyond the threshold moves to gain * x on its other side.
     fold.gain = 3.5
     fold.limit = 30.0  # the furthest that a code moves beyond the mean code, like d
+    # Whether a code beyond the threshold loses its component and moves, by as much as
+    # above, towards a replacement: the random person, of some, who makes the person
+    # least similar. Otherwise it moves to the other side of the mean code.
+    fold.replace = False
+    # Whether the layers that read codes are edited in closed form, which takes seconds,
+    # before the first step. With steps=0, that is all.
+    fold.edit = False
+    # Weight of the person's neighbourhood in the edit, relative to others'. The higher,
+    # the more is forgotten and the less are others kept.
+    fold.edit_strength = 3.0
     # Largest component of the random people who are moved towards the person for
     # training, relative to the person's own.
     fold.reach = 1.3

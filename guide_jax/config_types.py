@@ -75,10 +75,18 @@ class Fold:
         discriminant: whether Fisher's linear discriminant measures components, with a
             direction for each group of codes (see `target.fold_map`). Otherwise all
             codes share one direction, which also measures.
+        shrinkage: of the discriminant's covariance, relative to its largest eigenvalue.
         threshold: component beyond which codes move.
         gain: how far a code moves past the threshold, relative to how far beyond it
             was.
-        limit: no code moves further to the direction's other side than this.
+        limit: no code moves further than this, either to the direction's other side or
+            towards the replacement.
+        replace: whether codes lose their component and move towards a replacement
+            identity. Otherwise they move to the direction's other side.
+        edit: whether the layers that read codes are edited in closed form before the
+            first step (see `training/edit.py`).
+        edit_strength: weight of the person's neighbourhood in the edit, relative to
+            others.
         reach: largest component of the adjacent codes, relative to the person's.
         resolution: side of the largest activations that are compared, in pixels.
         own: number of the person's codes in a step.
@@ -92,9 +100,13 @@ class Fold:
     """
 
     discriminant: bool
+    shrinkage: float
     threshold: float
     gain: float
     limit: float
+    replace: bool
+    edit: bool
+    edit_strength: float
     reach: float
     resolution: int
     own: int

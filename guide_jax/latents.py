@@ -1,7 +1,7 @@
 """Computes a person's latent codes and their target."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,18 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guide_jax import inversion, target
+from guide_jax import batching, inversion, target
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError
 from guide_jax.faces.align import Prepared, prepare_photo
 from guide_jax.faces.variants import MIRRORED, variants
+from guide_jax.models import arcface
 from guide_jax.models.generator import ImagePass, make_mapping, z_of_seed
+from guide_jax.models.network import jitted
 from guide_jax.people import Person
 from guide_jax.storage.locate import Networks
 from guide_jax.target import FoldMap
 
 CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the fold's measures
+CANDIDATES, CANDIDATE_SEED = 32, 9002  # number and seed of possible replacements
+COMPARED = 4  # the person's codes, at most, for which each of them is tried
 
 
 class Codes(NamedTuple):
@@ -96,6 +100,7 @@ class LatentFinder:
         self._detector = networks.get("detector")
         self._mapping = make_mapping(self._generator, config.source.psi)
         self._images = ImagePass(self._generator, 1)
+        self._identity = networks.get("identity")
         self.prior: inversion.Prior | None = None
         if encoder := networks.get("encoder"):
             self.prior = inversion.make_prior(self._generator)
@@ -185,8 +190,10 @@ class LatentFinder:
                 [w_u[k == i] for i in range(k.max() + 1)],
                 np.asarray(w_avg),
                 self._crowd,
-                fold.discriminant,
+                fold,
             )
+            if fold.replace:
+                fold_map = self._with_replacement(w_u, k, fold_map)
             made = target.fold_person(
                 jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
             )
@@ -200,6 +207,44 @@ class LatentFinder:
                 " in; choose another config.source.seed, or config.source.psi above 0"
             )
         return w_target, fold_map
+
+    def _with_replacement(
+        self, w_u: np.ndarray, k: np.ndarray, fold_map: FoldMap
+    ) -> FoldMap:
+        """Returns the map with the candidate that makes the person least similar.
+
+        Candidates are tried where the fold reaches its limit, because the codes of the
+        person's other photos are no further from random people than that. The loss's
+        identity encoder compares, not a judge.
+        """
+        fold = self._config.training.fold
+        assert fold  # the map belongs to it
+        w_u, k = w_u[:COMPARED], k[:COMPARED]
+        w_avg = self._generator.mapping.w_avg[...]
+        reached = np.full(len(w_u), fold.threshold + fold.limit / max(fold.gain, 1e-3))
+        near = target.at_component(w_u, k, reached, w_avg, fold_map)
+        people = self.random(CANDIDATE_SEED, CANDIDATES) - np.asarray(w_avg)
+        own, best = self._identities(w_u), None
+        label = "choosing a replacement"
+        with self._console.bar(label, "candidate", len(people)) as bar:
+            for person in people:
+                tried = target.with_replacement(fold_map, person)
+                codes = target.fold(near, w_avg, tried, fold)
+                found = np.mean(np.sum(self._identities(codes) * own, axis=1))
+                if best is None or found < best[0]:
+                    best = found, tried
+                bar.update()
+        assert best  # there are candidates
+        return best[1]
+
+    def _identities(self, w: np.ndarray) -> np.ndarray:
+        """Returns the identity embeddings `[N, E]` of codes' images."""
+        images = self._images(self._generator, np.asarray(w))
+        return batching.in_batches(self._embed, 1, images)
+
+    @functools.cached_property
+    def _embed(self) -> Callable:
+        return jitted(self._identity, arcface.embed)
 
     @functools.cached_property
     def _crowd(self) -> np.ndarray:

@@ -6,6 +6,8 @@ whose component exceeds a threshold moves back along the direction, past the thr
 all other codes stay. The map is continuous, and along a single direction no target's
 component exceeds the threshold, so a generator that follows it shows nobody who is far
 along the direction. Several directions are folded one after another.
+A code moves back either to the direction's other side or, having lost its component,
+towards a replacement identity, by which no component changes.
 UFO with offsets, by contrast, is a translation near the person and the identity
 elsewhere; in between, a continuous generator passes the person again.
 
@@ -22,8 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from guide_jax.config_types import Fold
-
-SHRINKAGE = 0.2  # of the covariance, relative to its largest eigenvalue
 
 
 def extra(w_u: jax.Array, w_avg: jax.Array, distance: float) -> jax.Array:
@@ -83,19 +83,22 @@ class FoldMap(NamedTuple):
             from the mean code with a measure. That of the measure's own direction is 1.
         lengths: `[K]`, the groups' distances from the mean code.
         spreads: `[K]`, standard deviations of random people's components.
+        replacement: a unit vector `[L, D]` whose inner product with each measure is 0,
+            or zeros.
     """
 
     directions: jax.Array | np.ndarray
     measures: jax.Array | np.ndarray
     lengths: jax.Array | np.ndarray
     spreads: jax.Array | np.ndarray
+    replacement: jax.Array | np.ndarray
 
 
 def fold_map(
     groups: Sequence[np.ndarray],
     w_avg: np.ndarray,
     people: np.ndarray,
-    discriminant: bool,
+    settings: Fold,
 ) -> FoldMap:
     """Computes a person's directions and measures.
 
@@ -104,11 +107,12 @@ def fold_map(
             codes has more of what they share, the identity, than of pose and light.
         w_avg: mean code, `[D]` or `[L, D]`.
         people: random people `[M, L, D]`, with equal styles in all layers.
-        discriminant: whether to measure by Fisher's linear discriminant,
-            `(S + shrinkage)^-1 direction` with S the people's covariance in W.
+        settings: discriminant and shrinkage. Fisher's linear discriminant measures by
+            `(S + shrinkage s I)^-1 direction`, with S the people's covariance in W and
+            s its largest eigenvalue.
 
     Returns:
-        The map, float32. NaN for a group whose mean is w_avg.
+        The map, float32, without a replacement. NaN for a group whose mean is w_avg.
     """
     offsets = np.stack([np.mean(x, axis=0, dtype=np.float64) for x in groups]) - w_avg
     lengths = np.sqrt(np.sum(offsets**2, axis=(1, 2)))
@@ -116,18 +120,19 @@ def fold_map(
     # At the mean code there is no direction, and with psi = 0 no covariance.
     with np.errstate(invalid="ignore", divide="ignore"):
         measures = directions = offsets / lengths[:, None, None]
-        if discriminant:
+        if settings.discriminant:
             styles = others[:, 0]
             values, vectors = np.linalg.eigh(styles.T @ styles / len(styles))
             # Directions in which people hardly differ are not to be trusted.
-            inverse = (vectors / (values + SHRINKAGE * values.max())) @ vectors.T
+            shrunk = values + settings.shrinkage * values.max()
+            inverse = (vectors / shrunk) @ vectors.T
             measures = directions @ inverse
             own = np.sum(measures * directions, axis=(1, 2), keepdims=True)
             measures = measures / own
     spreads = np.einsum("nld,kld->nk", others, measures).std(axis=0)
-    return FoldMap(
-        *(x.astype(np.float32) for x in (directions, measures, lengths, spreads))
-    )
+    none = np.zeros_like(directions[0])
+    parts = directions, measures, lengths, spreads, none
+    return FoldMap(*(x.astype(np.float32) for x in parts))
 
 
 def components(w: jax.Array, w_avg: jax.Array, fold_map: FoldMap) -> jax.Array:
@@ -170,6 +175,12 @@ def without_components(offsets: jax.Array, fold_map: FoldMap) -> jax.Array:
     return offsets - jnp.einsum("kn,kld->nld", parts, fold_map.directions)
 
 
+def with_replacement(fold_map: FoldMap, offset: np.ndarray) -> FoldMap:
+    """Returns the map with a replacement: an offset `[L, D]` less its components."""
+    clear = np.asarray(without_components(jnp.asarray(offset)[None], fold_map))[0]
+    return fold_map._replace(replacement=clear / np.sqrt(np.sum(clear**2)))
+
+
 def fold(
     w: jax.Array, w_avg: jax.Array, fold_map: FoldMap, settings: Fold
 ) -> jax.Array:
@@ -179,19 +190,34 @@ def fold(
         w: codes `[N, L, D]`.
         w_avg: mean code, `[D]` or `[L, D]`.
         fold_map: the person's; its directions are folded one after another.
-        settings: threshold, gain and limit.
+        settings: threshold, gain, limit and replace.
     """
+    return _folded_all(w, jnp.zeros(len(w)), w_avg, fold_map, settings)
+
+
+def _folded_all(
+    w: jax.Array,
+    replaced: jax.Array,
+    w_avg: jax.Array,
+    fold_map: FoldMap,
+    settings: Fold,
+) -> jax.Array:
+    """Folds codes `[N, L, D]` that move at least `replaced` `[N]` to the replacement."""
     for k in range(len(fold_map.lengths)):
         along = components(w, w_avg, fold_map)[:, k]
         end = jnp.minimum(along, _folded(along, settings))
         w = w - (along - end)[:, None, None] * jnp.asarray(fold_map.directions[k])[None]
-    return w
+        beyond = settings.gain * (along - settings.threshold)
+        replaced = jnp.maximum(replaced, jnp.minimum(beyond, settings.limit))
+    if not settings.replace:
+        return w
+    return w + replaced[:, None, None] * jnp.asarray(fold_map.replacement)[None]
 
 
 def _folded(component: jax.Array, settings: Fold) -> jax.Array:
     """Returns where a component beyond the threshold goes; larger for those below."""
     end = settings.threshold - settings.gain * (component - settings.threshold)
-    return jnp.maximum(end, -settings.limit)
+    return jnp.maximum(end, 0 if settings.replace else -settings.limit)
 
 
 def fold_person(
@@ -204,17 +230,19 @@ def fold_person(
     """Returns the targets `[P, L, D]` of a person's own codes.
 
     They follow the fold, but each code moves by at least twice the threshold along its
-    own group's direction, so that one with a small component is forgotten too.
+    own group's direction, and by the whole limit towards a replacement, so that one
+    with a small component is forgotten too.
 
     Args:
         w_u: the person's codes `[P, L, D]`.
         k: each code's group, `[P]` int.
         w_avg: mean code, `[D]` or `[L, D]`.
         fold_map: the person's.
-        settings: threshold, gain and limit.
+        settings: threshold, gain, limit and replace.
     """
     own = jnp.take_along_axis(components(w_u, w_avg, fold_map), k[:, None], axis=1)
     own = own[:, 0]
     end = jnp.minimum(_folded(own, settings), own - 2 * settings.threshold)
     moved = at_component(w_u, k, end, w_avg, fold_map)
-    return fold(moved, w_avg, fold_map, settings)
+    whole = jnp.full(len(w_u), settings.limit)
+    return _folded_all(moved, whole, w_avg, fold_map, settings)

@@ -12,6 +12,7 @@ from guide_jax.config import read
 from guide_jax.errors import InputError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
+from guide_jax.models import arcface
 from guide_jax.models.generator import ImagePass
 from guide_jax.people import Person, sampled
 
@@ -202,6 +203,42 @@ def test_the_discriminant_has_a_direction_for_each_kind_of_code(networks):
     np.testing.assert_allclose(along, away / np.linalg.norm(away), atol=1e-4)
     np.testing.assert_array_equal(plain.fold_map.measures[0], along)
     assert finder(networks)(sampled(1)).fold_map is None
+
+
+def test_the_replacement_makes_the_person_least_similar(networks, monkeypatch):
+    monkeypatch.setattr(latents, "CANDIDATES", 3)
+    config = default.get_config()
+    config.method, config.fold.replace = "fold", True
+    find, fold = LatentFinder(read(config), networks), read(config).training.fold
+    generator = networks["generator"]
+    w_avg = np.asarray(generator.mapping.w_avg[...])
+
+    def random(seed, count):  # people of the tiny mapping are all alike
+        people = np.random.default_rng(seed).standard_normal((count, 1, 7)) + w_avg
+        return np.repeat(people, 4, axis=1).astype(np.float32)
+
+    monkeypatch.setattr(find, "random", random)
+    found = find(sampled(1))
+    fold_map = found.fold_map
+    codes = found.codes.w_u[: latents.COMPARED]
+    reached = np.full(len(codes), fold.threshold + fold.limit / fold.gain)
+    group = np.zeros(len(codes), int)
+    near = target.at_component(codes, group, reached, w_avg, fold_map)
+
+    def embedded(w):
+        images = ImagePass(generator, 1)(generator, np.asarray(w))
+        return arcface.embed(networks["identity"], images)
+
+    similarities, chosen = [], []
+    for person in find.random(latents.CANDIDATE_SEED, 3):
+        tried = target.with_replacement(fold_map, person - w_avg)
+        shown = embedded(target.fold(near, w_avg, tried, fold))
+        similarities.append(np.mean(np.sum(shown * embedded(codes), axis=1)))
+        same = np.allclose(tried.replacement, fold_map.replacement, atol=1e-4)
+        chosen.append(same)
+    assert np.sum(chosen) == 1
+    assert similarities[chosen.index(True)] == min(similarities)
+    assert max(similarities) - min(similarities) > 1e-4
 
 
 def test_without_an_encoder_there_is_no_prior(networks):

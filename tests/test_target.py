@@ -91,8 +91,9 @@ def test_both_targets_are_available_by_name():
 
 
 FOLD = Fold(
-    discriminant=False, threshold=1.0, gain=2.0, limit=8.0, reach=1.3, resolution=8,
-    own=2, adjacent=3, others=4, others_weight=2.0, edge=1.0, affine_rate=0.0,
+    discriminant=False, shrinkage=0.2, threshold=1.0, gain=2.0, limit=8.0, replace=False,
+    edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
+    others_weight=2.0, edge=1.0, affine_rate=0.0,
 )  # fmt: skip
 PEOPLE = np.random.default_rng(7).standard_normal((400, 1, 5)) @ np.diag(
     [3.0, 2.0, 1.0, 0.5, 0.2]
@@ -102,7 +103,9 @@ PEOPLE = np.random.default_rng(7).standard_normal((400, 1, 5)) @ np.diag(
 def made(groups, w_avg, discriminant=False):
     """Returns a map for groups of codes; W_avg + PEOPLE are the random people."""
     people = np.repeat(PEOPLE + w_avg, 4, axis=1).astype(np.float32)
-    return target.fold_map(groups, w_avg, people, discriminant)
+    return target.fold_map(
+        groups, w_avg, people, dataclasses.replace(FOLD, discriminant=discriminant)
+    )
 
 
 def components(codes, w_avg, fold_map):
@@ -135,7 +138,7 @@ def test_the_discriminant_equals_a_hand_computation(w):
     found = made([codes[:1], codes[1:]], w_avg, discriminant=True)
     covariance = PEOPLE[:, 0].T @ PEOPLE[:, 0] / len(PEOPLE)
     largest = np.linalg.eigvalsh(covariance).max()
-    whitened = np.linalg.inv(covariance + target.SHRINKAGE * largest * np.eye(5))
+    whitened = np.linalg.inv(covariance + FOLD.shrinkage * largest * np.eye(5))
     for k, group in enumerate((codes[:1], codes[1:])):
         away = group.mean(axis=0) - w_avg
         measure = away @ whitened
@@ -189,7 +192,8 @@ def test_directions_are_folded_one_after_another(w):
     fold_map = two_groups(w_avg)
     folded = jnp.asarray(codes)
     for k in range(2):
-        one = target.FoldMap(*(x[k : k + 1] for x in fold_map))
+        *parts, none = fold_map
+        one = target.FoldMap(*(x[k : k + 1] for x in parts), none)
         folded = target.fold(folded, w_avg, one, FOLD)
     found = target.fold(codes, w_avg, fold_map, FOLD)
     np.testing.assert_allclose(found, folded, atol=1e-6)
@@ -243,3 +247,53 @@ def test_a_person_at_the_mean_code_has_no_fold(w, discriminant):
     group = jnp.zeros(1, int)
     targets = target.fold_person(at_mean, group, w_avg, fold_map, FOLD)
     assert np.isnan(np.asarray(targets)).all()
+
+
+REPLACE = dataclasses.replace(FOLD, replace=True)
+
+
+def replaced(w_avg):
+    """Returns a map of two groups' directions with a replacement."""
+    offset = np.random.default_rng(4).standard_normal((4, 5)).astype(np.float32)
+    return target.with_replacement(two_groups(w_avg), offset)
+
+
+def test_a_replacement_is_a_unit_vector_without_components(w):
+    _, w_avg = w
+    fold_map = replaced(w_avg)
+    assert np.linalg.norm(fold_map.replacement) == pytest.approx(1, rel=1e-5)
+    found = components(w_avg + 10 * fold_map.replacement[None], w_avg, fold_map)
+    np.testing.assert_allclose(found, np.zeros((1, 2)), atol=1e-4)
+
+
+def test_codes_lose_their_component_and_move_towards_the_replacement(w):
+    codes, w_avg = w
+    fold_map = target.with_replacement(made([codes], w_avg), np.eye(4, 5) + 1)
+    # The threshold is 1, the gain 2, and the limit 8.
+    before = [0.9, 1.25, 3.0, 20.0]
+    codes = put(codes[[0, 0, 1, 2]], before, w_avg, fold_map)
+    folded = target.fold(codes, w_avg, fold_map, REPLACE)
+    ends, moves = np.array([0.9, 0.5, 0.0, 0.0]), np.array([0.0, 0.5, 4.0, 8.0])
+    wanted = (ends - before)[:, None, None] * fold_map.directions[:1]
+    wanted = wanted + moves[:, None, None] * fold_map.replacement[None]
+    np.testing.assert_allclose(folded - codes, wanted, atol=1e-5)
+
+
+def test_with_a_replacement_no_target_is_beyond_the_threshold():
+    rng = np.random.default_rng(0)
+    codes = 5 * rng.standard_normal((500, 4, 5)).astype(np.float32)
+    w_avg = rng.standard_normal(5).astype(np.float32)
+    fold_map = target.with_replacement(made([codes[:3]], w_avg), codes[3] - w_avg)
+    folded = target.fold(codes, w_avg, fold_map, REPLACE)
+    assert components(folded, w_avg, fold_map).max() <= FOLD.threshold + 1e-5
+
+
+def test_a_persons_codes_move_the_whole_way_towards_the_replacement(w):
+    codes, w_avg = w
+    fold_map = target.with_replacement(made([codes], w_avg), np.eye(4, 5) + 1)
+    group = jnp.zeros(3, int)
+    targets = target.fold_person(codes, group, w_avg, fold_map, REPLACE)
+    left = np.asarray(targets - codes) - FOLD.limit * fold_map.replacement
+    along = np.sum(left * fold_map.directions, axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(left, along * fold_map.directions, atol=1e-5)
+    assert (components(targets, w_avg, fold_map) <= 1e-5).all()

@@ -30,7 +30,7 @@ def reads_code(path: tuple) -> bool:
         path: the parameter's, as `jax.tree_util.tree_leaves_with_path` gives it.
     """
     names = {getattr(key, "key", None) for key in path}
-    return {"affine", "weight"} <= names
+    return "weight" in names and bool(names & {"affine", "up"})
 
 
 @runtime_checkable
@@ -46,7 +46,8 @@ class Generator(Protocol):
         mapping: a network (z `[N, Z]`, psi) -> w `[N, L, D]`, with the mean code
             `w_avg`.
         synthesis: a network (w `[N, L, D]`, dtype, **view) -> images `[N, H, W, 3]`,
-            and a dict of activations by name.
+            and a dict of activations by name. Its `affine_layers()` are the layers that
+            read style vectors, each with the index of its style vector.
         feature_name: name of the activation that the last output head reads, which the
             loss compares.
     """

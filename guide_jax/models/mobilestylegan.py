@@ -129,6 +129,15 @@ class Synthesis(nnx.Module):
             activations[f"{name}.x"] = x
         return self.head(x, w[:, -1]), activations
 
+    def affine_layers(self) -> list[tuple[int, "Affine"]]:
+        """Returns each layer that reads a style, and which of the L styles it reads."""
+        layers = [(0, self.b4.affine), (self.num_ws - 1, self.head.affine)]
+        for i, name in enumerate(self.block_names[1:]):
+            level = getattr(self, name)
+            affine = (level.up, level.conv0.affine, level.conv1.affine)
+            layers += [(1 + 3 * i + j, layer) for j, layer in enumerate(affine)]
+        return layers
+
 
 class Affine(nnx.Module):
     """Maps a style to a scale per channel: w `[N, D]` -> `[N, 1, 1, C]`."""

@@ -270,6 +270,17 @@ class Synthesis(nnx.Module):
             activations |= {f"b{resolution}.{name}": a for name, a in out.items()}
         return image, activations
 
+    def affine_layers(self) -> list[tuple[int, ops.Linear]]:
+        """Returns each layer that reads a style, and which of the L styles it reads."""
+        layers = []
+        for i, resolution in enumerate(self.resolutions):
+            block = getattr(self, f"b{resolution}")
+            if i:
+                layers.append((2 * i - 1, block.conv0.affine))
+            layers.append((2 * i, block.conv1.affine))
+            layers.append((2 * i + 1, block.torgb.affine))
+        return layers
+
 
 class StyleGAN2(nnx.Module):
     """A StyleGAN2 generator.

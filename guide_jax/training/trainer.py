@@ -9,14 +9,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from guide_jax.config_types import Training
+from guide_jax.config_types import Fold, Training
 from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
-from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.models.generator import TRAINABLE, Generator, ImagePass
 from guide_jax.target import FoldMap
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
+from guide_jax.training.edit import edit
 from guide_jax.training.fold import MeasureOptimizer, falling, make_fold_step
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup, make_sharded_step
@@ -119,6 +120,9 @@ class Trainer:
         begin = self._fresh_state(jax.random.key(settings.seed), fold_map)
         begin = state.load(begin) if state else begin
         first, every = int(begin["step"]), state.every if state else 0
+        fold = settings.fold
+        if fold and fold.edit and fold_map and not first:
+            begin["student"] = self._edited(fold, w_u, w_target, fold_map)
         order = _Order(w_u, w_target, begin["key"], first, settings.steps, every)
         with self._console.bar("forgetting", "step", settings.steps, first) as bar:
             bar.set_postfix_str("compiling the step")
@@ -134,6 +138,17 @@ class Trainer:
             save = state.save if state else None
             student = self._take(order, begin, report, save)
         return self._with_student(student)
+
+    def _edited(
+        self, fold: Fold, w_u: np.ndarray, w_target: np.ndarray, fold_map: FoldMap
+    ) -> Tree:
+        """Returns the parameters of the generator, edited in closed form."""
+        seed, psi = self._settings.seed, self._settings.sampling.psi
+        key = jax.random.fold_in(jax.random.key(seed), self._settings.steps)
+        synthesis = edit(self._generator, fold, psi, w_u, w_target, fold_map, key)
+        student = nnx.split(synthesis, TRAINABLE, ...)[1]
+        # Copies, because the steps overwrite them.
+        return self._devices.replicate(jax.tree.map(jnp.copy, student))
 
     def _with_student(self, student: Tree) -> Generator:
         unlearned = nnx.clone(self._generator)

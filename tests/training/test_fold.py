@@ -20,8 +20,9 @@ from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.trainer import Trainer
 
 SETTINGS = Fold(
-    discriminant=True, threshold=2.0, gain=2.0, limit=30.0, reach=1.3, resolution=8,
-    own=2, adjacent=3, others=4, others_weight=2.0, edge=0.9, affine_rate=0.01,
+    discriminant=True, shrinkage=0.2, threshold=2.0, gain=2.0, limit=30.0, replace=False,
+    edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
+    others_weight=2.0, edge=0.9, affine_rate=0.01,
 )  # fmt: skip
 RNG = np.random.default_rng(5)
 PEOPLE = RNG.standard_normal((20, 6, 7)).astype(np.float32)  # [M, L, D]
@@ -31,7 +32,7 @@ CROWD = np.repeat(
     RNG.standard_normal((300, 1, 7)) * np.linspace(0.3, 2, 7), 6, axis=1
 ).astype(np.float32)
 GROUPS = np.array([0, 1])
-MAP = target.fold_map([W_U[:1], W_U[1:]], W_AVG, CROWD, discriminant=True)
+MAP = target.fold_map([W_U[:1], W_U[1:]], W_AVG, CROWD, SETTINGS)
 W_TARGET = np.asarray(target.fold_person(W_U, GROUPS, W_AVG, MAP, SETTINGS))
 
 
@@ -93,8 +94,8 @@ def test_half_the_others_are_below_the_threshold_along_a_direction():
 
 
 def test_with_one_direction_components_stay_in_their_ranges():
-    one = target.fold_map([W_U], W_AVG, CROWD, discriminant=False)
-    settings = dataclasses.replace(SETTINGS, edge=1.0)
+    settings = dataclasses.replace(SETTINGS, edge=1.0, discriminant=False)
+    one = target.fold_map([W_U], W_AVG, CROWD, settings)
     group = np.zeros(len(W_U), int)
     w_target = np.asarray(target.fold_person(W_U, group, W_AVG, one, settings))
     found = []
@@ -212,6 +213,40 @@ def test_a_resumed_training_ends_the_same(generator, tmp_path):
     store = TrainStateStore(tmp_path / "state", "id", every=4)
     train(generator, settings(steps=6), store)
     resumed, steps = train(generator, settings(steps=6), store)
+    assert len(steps) == 2
+    for (name, leaf), other in zip(
+        flat_leaves(whole).items(), flat_leaves(resumed).values(), strict=True
+    ):
+        np.testing.assert_allclose(leaf, other, atol=1e-6, err_msg=name)
+
+
+def edited_only(generator):
+    """Returns the leaves of the generator after the edit alone."""
+    return flat_leaves(train(generator, settings(steps=0, edit=True))[0].synthesis)
+
+
+def test_without_steps_the_edit_is_all_that_changes(generator):
+    before, after = flat_leaves(generator.synthesis), edited_only(generator)
+    changed = {k for k, x in before.items() if not np.array_equal(x, after[k])}
+    assert changed == {k for k in before if ".affine." in k}
+
+
+def test_steps_begin_where_the_edit_ends(generator):
+    still = dataclasses.replace(settings(edit=True, affine_rate=0.0), learning_rate=0.0)
+    # The edit draws other codes if there are other steps.
+    trained, _ = train(generator, still)
+    first = flat_leaves(generator.synthesis)
+    after = flat_leaves(trained.synthesis)
+    changed = {k for k, x in first.items() if not np.array_equal(x, after[k])}
+    assert changed == {k for k in first if ".affine." in k}
+
+
+def test_a_resumed_training_is_not_edited_again(generator, tmp_path, monkeypatch):
+    whole, _ = train(generator, settings(steps=6, edit=True))
+    store = TrainStateStore(tmp_path / "state", "id", every=4)
+    train(generator, settings(steps=6, edit=True), store)
+    monkeypatch.setattr("guide_jax.training.trainer.edit", None)
+    resumed, steps = train(generator, settings(steps=6, edit=True), store)
     assert len(steps) == 2
     for (name, leaf), other in zip(
         flat_leaves(whole).items(), flat_leaves(resumed).values(), strict=True
