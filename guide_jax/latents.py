@@ -23,7 +23,7 @@ from guide_jax.storage.locate import Networks
 from guide_jax.target import FoldMap
 
 CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the fold's measures
-CANDIDATES, CANDIDATE_SEED = 32, 9002  # number and seed of possible replacements
+CANDIDATES, CANDIDATE_SEED = 64, 9002  # number and seed of possible replacements
 COMPARED = 4  # the person's codes, at most, for which each of them is tried
 
 

@@ -256,8 +256,7 @@ class EvaluateJob:
             row,
             test_rows,
             kept.shown,
-            f"Forgetting {person.title}: {settings['steps']} steps,"
-            f" {method_of(settings)}",
+            f"Forgetting {person.title}: {method_of(settings)}",
         )
         judged = {"before": before, "after": after, "target": target}
         faces = {name: each.faces[MAIN_JUDGE] for name, each in judged.items()}
@@ -380,10 +379,13 @@ def add_verdict(entry: dict[str, Any], attacks: Mapping[str, Any]) -> None:
 
 
 def method_of(settings: Mapping[str, Any]) -> str:
-    """Names the method of a training; results of version 0.1.0 don't state it."""
+    """Names a training's steps and method; results of 0.1.0 don't state the method."""
+    steps = f"{settings['steps']} steps"
     if settings.get("method", "guide") == "guide":
-        return f"target {settings['target']['name']!r}"
-    return f"method {settings['method']!r}"
+        return f"{steps}, target {settings['target']['name']!r}"
+    if settings["fold"].get("edit"):
+        steps = f"edit and {steps}" if settings["steps"] else "edit"
+    return f"{steps}, method {settings['method']!r}"
 
 
 def _check_finite(*measures: Mapping[str, float | int | None]) -> None:

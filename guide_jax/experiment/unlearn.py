@@ -137,8 +137,7 @@ class UnlearnJob:
         self._console.say(
             f"forgetting {person.title} ({config.name},"
             f" {self._networks['generator'].resolution} px,"
-            f" {config.training.steps} steps, {method_of(config.fields)});"
-            f" results go to {folder.path}"
+            f" {method_of(config.fields)}); results go to {folder.path}"
         )
         with folder.step_log(training) as log:
             try:

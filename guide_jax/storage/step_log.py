@@ -30,6 +30,8 @@ class StepLog:
     def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
+        elif not self._earlier:  # the edit alone
+            self.seconds = time.monotonic() - self._started
 
     def __call__(self, step: int, terms: Mapping[str, float]) -> None:
         """Writes a step's line."""

@@ -22,7 +22,7 @@ from guide_jax.training.fold import Pairs, draw_pairs
 
 CROWD = 2000  # random people among whom codes are drawn
 OWN, NEAR, OTHERS = 500, 1500, 3000  # codes in the regression, of each kind
-OWN_WEIGHT = 0.03  # of one of the person's codes, relative to one near the threshold
+OWN_WEIGHT = 0.3  # of one of the person's codes, relative to one near the threshold
 RIDGE = 0.01  # relative to the codes' mean variance
 
 

@@ -125,7 +125,8 @@ class Trainer:
             begin["student"] = self._edited(fold, w_u, w_target, fold_map)
         order = _Order(w_u, w_target, begin["key"], first, settings.steps, every)
         with self._console.bar("forgetting", "step", settings.steps, first) as bar:
-            bar.set_postfix_str("compiling the step")
+            some = first < settings.steps
+            bar.set_postfix_str("compiling the step" if some else "without training")
 
             def report(step: int, terms: dict[str, float]) -> None:
                 if step == first:
