@@ -222,7 +222,9 @@ class LatentFinder:
         w_u, k = w_u[:COMPARED], k[:COMPARED]
         w_avg = self._generator.mapping.w_avg[...]
         reached = np.full(len(w_u), fold.threshold + fold.limit / max(fold.gain, 1e-3))
-        near = target.at_component(w_u, k, reached, w_avg, fold_map)
+        near = target.at_component(
+            jnp.asarray(w_u), jnp.asarray(k), jnp.asarray(reached), w_avg, fold_map
+        )
         people = self.random(CANDIDATE_SEED, CANDIDATES) - np.asarray(w_avg)
         own, best = self._identities(w_u), None
         label = "choosing a replacement"
@@ -230,7 +232,9 @@ class LatentFinder:
             for person in people:
                 tried = target.with_replacement(fold_map, person)
                 codes = target.fold(near, w_avg, tried, fold)
-                found = np.mean(np.sum(self._identities(codes) * own, axis=1))
+                found = np.mean(
+                    np.sum(self._identities(np.asarray(codes)) * own, axis=1)
+                )
                 if best is None or found < best[0]:
                     best = found, tried
                 bar.update()
@@ -239,7 +243,7 @@ class LatentFinder:
 
     def _identities(self, w: np.ndarray) -> np.ndarray:
         """Returns the identity embeddings `[N, E]` of codes' images."""
-        images = self._images(self._generator, np.asarray(w))
+        images = self._images(self._generator, w)
         return batching.in_batches(self._embed, 1, images)
 
     @functools.cached_property

@@ -202,7 +202,7 @@ def _folded_all(
     fold_map: FoldMap,
     settings: Fold,
 ) -> jax.Array:
-    """Folds codes `[N, L, D]` that move at least `replaced` `[N]` to the replacement."""
+    """Folds codes, which move at least `replaced` `[N]` towards the replacement."""
     for k in range(len(fold_map.lengths)):
         along = components(w, w_avg, fold_map)[:, k]
         end = jnp.minimum(along, _folded(along, settings))

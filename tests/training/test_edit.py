@@ -100,7 +100,7 @@ def test_the_persons_neighbourhood_has_the_edits_strength(person):
 
 
 def test_a_stronger_edit_brings_the_person_nearer_to_the_target(generator, person):
-    _, w_avg, w_u, w_target, fold_map = person
+    _, _, w_u, w_target, fold_map = person
     images = ImagePass(generator, 1)
     wanted, before = images(generator, w_target), images(generator, w_u)
 

@@ -20,9 +20,9 @@ from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.trainer import Trainer
 
 SETTINGS = Fold(
-    discriminant=True, shrinkage=0.2, threshold=2.0, gain=2.0, limit=30.0, replace=False,
-    edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2, adjacent=3, others=4,
-    others_weight=2.0, edge=0.9, affine_rate=0.01,
+    discriminant=True, shrinkage=0.2, threshold=2.0, gain=2.0, limit=30.0,
+    replace=False, edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2,
+    adjacent=3, others=4, others_weight=2.0, edge=0.9, affine_rate=0.01,
 )  # fmt: skip
 RNG = np.random.default_rng(5)
 PEOPLE = RNG.standard_normal((20, 6, 7)).astype(np.float32)  # [M, L, D]
