@@ -226,20 +226,13 @@ class LatentFinder:
             jnp.asarray(w_u), jnp.asarray(k), jnp.asarray(reached), w_avg, fold_map
         )
         people = self.random(CANDIDATE_SEED, CANDIDATES) - np.asarray(w_avg)
-        own, best = self._identities(w_u), None
-        label = "choosing a replacement"
-        with self._console.bar(label, "candidate", len(people)) as bar:
-            for person in people:
-                tried = target.with_replacement(fold_map, person)
-                codes = target.fold(near, w_avg, tried, fold)
-                found = np.mean(
-                    np.sum(self._identities(np.asarray(codes)) * own, axis=1)
-                )
-                if best is None or found < best[0]:
-                    best = found, tried
-                bar.update()
-        assert best  # there are candidates
-        return best[1]
+        own, maps, similarities = self._identities(w_u), [], []
+        for person in people:
+            maps.append(target.with_replacement(fold_map, person))
+            codes = np.asarray(target.fold(near, w_avg, maps[-1], fold))
+            found = np.sum(self._identities(codes) * own, axis=1)
+            similarities.append(np.mean(found))
+        return maps[np.argmin(similarities)]
 
     def _identities(self, w: np.ndarray) -> np.ndarray:
         """Returns the identity embeddings `[N, E]` of codes' images."""

@@ -171,7 +171,8 @@ def without_components(offsets: jax.Array, fold_map: FoldMap) -> jax.Array:
     gram = jnp.einsum(
         "jld,kld->kj", fold_map.directions, fold_map.measures, precision="highest"
     )
-    parts = jnp.linalg.solve(gram, found.T)  # [K, N]
+    # Groups may have the same direction, and the matrix then no inverse.
+    parts = jnp.linalg.pinv(gram) @ found.T  # [K, N]
     return offsets - jnp.einsum("kn,kld->nld", parts, fold_map.directions)
 
 

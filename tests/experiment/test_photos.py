@@ -132,9 +132,9 @@ def test_the_fold_gives_each_photo_its_own_target(networks, tmp_path):
     assert "id_others" in results["measures"]
     codes = folder.load().codes
     w_avg = networks["generator"].mapping.w_avg[...]
-    fold_map = target.fold_map([codes.w_u], np.asarray(w_avg), codes.w_u, False)
-    group = np.zeros(len(codes.w_u), int)
-    wanted = target.fold_person(codes.w_u, group, w_avg, fold_map, config.training.fold)
+    fold, group = config.training.fold, np.zeros(len(codes.w_u), int)
+    fold_map = target.fold_map([codes.w_u], np.asarray(w_avg), codes.w_u, fold)
+    wanted = target.fold_person(codes.w_u, group, w_avg, fold_map, fold)
     np.testing.assert_allclose(codes.w_target, wanted, atol=1e-5)
     assert np.any(codes.w_target[0] != codes.w_target[1])
     lines = (folder.path / "metrics.jsonl").read_text().splitlines()

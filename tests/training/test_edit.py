@@ -99,19 +99,34 @@ def test_the_persons_neighbourhood_has_the_edits_strength(person):
     assert set(weights[ends[1] :]) == {1.0}
 
 
-def test_a_stronger_edit_brings_the_person_nearer_to_the_target(generator, person):
-    _, _, w_u, w_target, fold_map = person
-    images = ImagePass(generator, 1)
-    wanted, before = images(generator, w_target), images(generator, w_u)
+def test_a_stronger_edit_takes_away_more_of_the_components(person):
+    people, w_avg, w_u, w_target, fold_map = person
 
-    def distance(strength):
+    def left(strength):
+        """Returns which part of the neighbourhood's mean component is left."""
         settings = dataclasses.replace(SETTINGS, edit_strength=strength)
-        copy = edit.nnx.clone(generator)
-        copy.synthesis = edit.edit(
-            generator, settings, 1.0, w_u, w_target, fold_map, jax.random.key(0)
+        key = jax.random.key(0)
+        pairs, weights = edit.regression_pairs(
+            people, w_avg, settings, w_u, w_target, fold_map, key
         )
-        return np.mean((images(copy, w_u) - wanted) ** 2)
+        changes = edit.linear_changes(pairs, weights, w_avg)
+        near = np.asarray(pairs.codes)[edit.OWN : edit.OWN + edit.NEAR]
+        moved = near + np.einsum("nld,lde->nle", near - w_avg, changes)
+        before, after = (
+            np.mean(target.components(x.astype(np.float32), w_avg, fold_map))
+            for x in (near, moved)
+        )
+        return after / before
 
-    unedited = np.mean((before - wanted) ** 2)
-    assert distance(100.0) < distance(0.1) < 1.001 * unedited
-    assert distance(100.0) < 0.5 * unedited
+    assert left(30.0) < 0.5 < 0.8 < left(0.001)
+    assert left(30.0) < left(1.0)
+
+
+def test_the_edit_changes_a_copy(generator, person):
+    _, _, w_u, w_target, fold_map = person
+    images, copy = ImagePass(generator, 1), edit.nnx.clone(generator)
+    before = images(generator, w_u)
+    arguments = SETTINGS, 1.0, w_u, w_target, fold_map, jax.random.key(0)
+    copy.synthesis = edit.edit(generator, *arguments)
+    assert np.abs(images(copy, w_u) - before).max() > 0.01
+    np.testing.assert_array_equal(images(generator, w_u), before)
