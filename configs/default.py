@@ -125,9 +125,9 @@ def get_config() -> ConfigDict:
     # A code that is x beyond the threshold moves to gain * x on its other side.
     fold.gain = 3.5
     fold.limit = 30.0  # the furthest that a code moves beyond the mean code, like d
-    # Whether a code beyond the threshold loses its component and moves, by as much as
-    # above, towards a replacement: the random person, of some, who makes the person
-    # least similar. Otherwise it moves to the other side of the mean code.
+    # Whether a code that is x beyond the threshold loses its component and moves by
+    # gain * x, at most `limit`, towards a replacement: of 64 random people, the one who
+    # leaves the person least similar. Otherwise it moves to its other side.
     fold.replace = False
     # Whether the layers that read codes are edited in closed form, which takes seconds,
     # before the first step. With steps=0, that is all.

@@ -145,6 +145,7 @@ class Trainer:
     ) -> Tree:
         """Returns the parameters of the generator, edited in closed form."""
         seed, psi = self._settings.seed, self._settings.sampling.psi
+        # Step i draws from fold_in(key, i), for i below `steps`.
         key = jax.random.fold_in(jax.random.key(seed), self._settings.steps)
         synthesis = edit(self._generator, fold, psi, w_u, w_target, fold_map, key)
         student = nnx.split(synthesis, TRAINABLE, ...)[1]

@@ -220,20 +220,15 @@ def test_a_resumed_training_ends_the_same(generator, tmp_path):
         np.testing.assert_allclose(leaf, other, atol=1e-6, err_msg=name)
 
 
-def edited_only(generator):
-    """Returns the leaves of the generator after the edit alone."""
-    return flat_leaves(train(generator, settings(steps=0, edit=True))[0].synthesis)
-
-
 def test_without_steps_the_edit_is_all_that_changes(generator):
-    before, after = flat_leaves(generator.synthesis), edited_only(generator)
+    unlearned, _ = train(generator, settings(steps=0, edit=True))
+    before, after = (flat_leaves(x.synthesis) for x in (generator, unlearned))
     changed = {k for k, x in before.items() if not np.array_equal(x, after[k])}
     assert changed == {k for k in before if ".affine." in k}
 
 
 def test_steps_begin_where_the_edit_ends(generator):
     still = dataclasses.replace(settings(edit=True, affine_rate=0.0), learning_rate=0.0)
-    # The edit draws other codes if there are other steps.
     trained, _ = train(generator, still)
     first = flat_leaves(generator.synthesis)
     after = flat_leaves(trained.synthesis)
