@@ -154,7 +154,9 @@ def _heads() -> Iterator[Rule]:
         yield from _mlp(f"mapper_{group}_channel", f"channels.{i}")
         attention, path = f"cross_att_{group}", f"attentions.{i}"
         for part in ("query", "key", "value"):
-            yield from _affine(rf"{attention}\.multihead_attn\.{part}", f"{path}.{part}")
+            yield from _affine(
+                rf"{attention}\.multihead_attn\.{part}", f"{path}.{part}"
+            )
         yield from _affine(rf"{attention}\.multihead_attn\.out_proj", f"{path}.out")
         yield from _affine(rf"{attention}\.linear1", f"{path}.expand")
         yield from _affine(rf"{attention}\.linear2", f"{path}.contract")
@@ -189,7 +191,9 @@ GOAE = Family(
             f"{OURS}.attention.bias_out.kernel",
             "linear",
         ),
-        Rule(rf"{MERGE}\.reduction\.weight", r"trunk.merges.\1.linear.kernel", "linear"),
+        Rule(
+            rf"{MERGE}\.reduction\.weight", r"trunk.merges.\1.linear.kernel", "linear"
+        ),
         *_affine(rf"{MERGE}\.norm", r"trunk.merges.\1.norm", "scale"),
         # Compared with our own by `config`.
         Rule(rf"{BLOCK}\.(attn_mask|attn\.relative_\w+)", None),

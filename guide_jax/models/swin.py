@@ -208,7 +208,9 @@ class Swin(nnx.Module):
             )
         self.norm_out = norm(width << (len(depths) - 1), rngs=rngs)
 
-    def __call__(self, images: Float[Array, "N S S 3"]) -> list[Float[Array, "N _ _ _"]]:
+    def __call__(
+        self, images: Float[Array, "N S S 3"]
+    ) -> list[Float[Array, "N _ _ _"]]:
         """Returns each stage's input, then the normalised output of the last.
 
         Args:
