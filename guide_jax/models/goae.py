@@ -1,11 +1,12 @@
 """GOAE's inversion encoder for EG3D (arXiv 2303.12326): a face photo to a code a layer.
 
-One code is the base of all layers. Three groups of layers, from coarse to fine, get an
-offset each: queries computed from the whole face attend to a feature map, the finer the
-group, the larger the map. The generator's first layer has the base alone. The encoder
-was trained in stages; this is its last, for inference.
+All layers share a base code, and all but the first add an offset to it. The offsets
+come in three groups, from coarse to fine: queries that are computed from the whole face
+attend to a feature map, which is larger in finer groups. The published encoder was
+trained group by group; this is its final stage, for inference.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ class MLP(nnx.Module):
         self.active = active
         self.layers = nnx.List(
             nnx.Linear(inputs, outputs, rngs=rngs)
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            for inputs, outputs in itertools.pairwise(widths)
         )
 
     def __call__(self, x: Float[Array, "N T I"]) -> Float[Array, "N T O"]:
@@ -180,10 +181,13 @@ class GOAE(nnx.Module):
     def parts(
         self, images: Float[Array, "N H W 3"]
     ) -> tuple[Float[Array, "N 1 D"], Float[Array, "N _ D"]]:
-        """Returns the base code `[N, 1, D]` and the other layers' `[N, L - 1, D]`.
+        """Returns the base code, and what is added to it in all layers but the first.
 
         Args:
             images: as in `__call__`.
+
+        Returns:
+            [N, 1, D] and [N, L - 1, D].
         """
         shape = (len(images), self.input_size, self.input_size, 3)
         images = jax.image.resize(images, shape, "cubic", precision="highest")

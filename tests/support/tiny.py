@@ -138,7 +138,7 @@ GOAE_SETTINGS = {
     "w_dim": 8,
     "input_size": 64,
     "width": 4,
-    "depths": (2, 1, 2, 1),
+    "depths": (2, 1, 1, 1),
     "heads": (1, 1, 2, 2),
     "window": 4,
     "pretrained_windows": (3, 3, 6, 2),
@@ -166,7 +166,7 @@ def goae_state(seed=0) -> dict[str, np.ndarray]:
 
     affine("swin_model.patch_embed.proj", 4, 3, 4, 4)
     affine("swin_model.patch_embed.norm", 4)
-    for stage, (depth, heads) in enumerate(((2, 1), (1, 1), (2, 2), (1, 2))):
+    for stage, (depth, heads) in enumerate(((2, 1), (1, 1), (1, 2), (1, 2))):
         C, window = 4 << stage, (4, 4, 4, 2)[stage]
         pretrained = GOAE_SETTINGS["pretrained_windows"][stage]
         for i in range(depth):
