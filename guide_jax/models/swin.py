@@ -182,7 +182,8 @@ class Swin(nnx.Module):
             3, width, (PATCH, PATCH), PATCH, padding="VALID", rngs=rngs
         )
         self.norm_in = norm(width, rngs=rngs)
-        self.blocks, self.merges = nnx.List(), nnx.List()
+        self.blocks: nnx.List = nnx.List()
+        self.merges: nnx.List = nnx.List()
         for stage, side in enumerate(sides(input_size, len(depths))):
             channels, inner = width << stage, min(window, side)
             if side % inner or channels % heads[stage]:
