@@ -30,8 +30,8 @@ ARCFACE_POINTS = np.array(
 # Side of EG3D's crop in units of the mean face: 700 pixels of a photo that is resized
 # to 300 pixels per unit.
 EG3D_SIDE = 700 / 300
-# Faces that are turned further, in degrees, are refused: their points no longer tell
-# where the head is, and the encoder has hardly seen any.
+# Faces that are turned further, in degrees, are refused as profiles for EG3D: an eye is
+# then hidden, and its point a guess.
 MOST_TURNED = 60
 SMALLEST_FACE = 32  # pixels; smaller faces show a person too poorly
 # A photo counts as aligned if every corner of the crop is at most this far from the
@@ -205,8 +205,8 @@ def eg3d_quad(points: np.ndarray) -> np.ndarray:
     As published, the mean face's three axes are mapped to the five points by the affine
     map with the least squared error. The crop's centre is its origin, and the crop's
     side is `EG3D_SIDE` times the mean length of its two rows. Unlike the published
-    preparation, whose cameras are turned with the head, the crop is first turned until
-    the face is upright, because our cameras are upright. The published code also rounds
+    preparation, which leaves roll to the cameras, the crop is turned until the face is
+    upright, because the paper's cameras are. The published code also rounds
     to whole pixels.
 
     Args:
