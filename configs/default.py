@@ -65,8 +65,9 @@ def get_config() -> ConfigDict:
     # Truncation psi for the sampled people, the others in the evaluation, and FID.
     source.psi = 1.0
 
-    # "ffhq": detects the face and crops it as in the FFHQ dataset. "none": takes the
-    # central square; for photos that are already aligned.
+    # "ffhq": detects the face and crops it as in the FFHQ dataset; "eg3d": as for EG3D,
+    # which shows a larger face. "none": takes the central square; for photos that are
+    # already aligned.
     source.align = "none"
     # Photos of each person from which the person is forgotten; the others test it.
     # 0: all but the last `held_out` photos, and at least one.

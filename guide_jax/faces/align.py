@@ -1,5 +1,7 @@
-"""Aligns faces as networks expect them: ArcFace's crop and FFHQ's crop."""
+"""Aligns faces as networks expect them: ArcFace's, FFHQ's and EG3D's crop."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ from PIL import Image
 from guide_jax.errors import InputError
 from guide_jax.faces.detect import MIN_FACE, detect
 from guide_jax.faces.photos import fit, load_photo, read_image, to_uint8
+from guide_jax.faces.pose import MEAN_FACE, checked_points, clockwise, estimate_pose
 from guide_jax.models.mtcnn import MTCNN
 
 # x and y of the left eye, right eye, nose and mouth corners in ArcFace's crops of
@@ -24,9 +27,14 @@ ARCFACE_POINTS = np.array(
         [70.72990036, 92.20410156],
     ]
 )
-ALIGNMENTS = ("none", "ffhq")
+# Side of EG3D's crop in units of the mean face: 700 pixels of a photo that is resized
+# to 300 pixels per unit.
+EG3D_SIDE = 700 / 300
+# Faces that are turned further, in degrees, are refused as profiles for EG3D: an eye is
+# then hidden, and its point a guess.
+MOST_TURNED = 60
 SMALLEST_FACE = 32  # pixels; smaller faces show a person too poorly
-# A photo counts as aligned if every corner of FFHQ's crop is at most this far from the
+# A photo counts as aligned if every corner of the crop is at most this far from the
 # photo's corner, as a fraction of the photo's shorter side.
 ALIGNED = 0.05
 # Faces smaller than this fraction of the photo's shorter side are not searched for,
@@ -50,19 +58,20 @@ class Prepared(NamedTuple):
 def prepare_photo(
     path: str | Path, mtcnn: MTCNN | None, size: int, align: str
 ) -> Prepared:
-    """Reads a photo and aligns its largest face as in FFHQ.
+    """Reads a photo and aligns its largest face.
 
     Args:
         path: an image file; see `guide_jax.faces.photos.read_image`.
         mtcnn: the face detector; unused if `align` is "none".
         size: side of the result in pixels.
-        align: "none" for photos that are already aligned (takes the central square) or
-            "ffhq" (which also takes the central square if the photo's face is already
-            nearly where FFHQ's crop would place it).
+        align: "none" for photos that are already aligned (takes the central square), or
+            a name in `CROPS` (which also takes the central square if the photo's face
+            is already nearly where the crop would place it).
 
     Raises:
         InputError: the photo can't be read, shows no face or only too small a face,
-            `align` is unknown, or there is no face detector for "ffhq".
+            for EG3D only one in profile, `align` is unknown, or there is no face
+            detector.
     """
     if align not in ALIGNMENTS:
         known = " or ".join(map(repr, ALIGNMENTS))
@@ -90,24 +99,28 @@ def prepare_photo(
             f" {SMALLEST_FACE}); use a larger photo"
         )
     which = f"the largest of {len(faces)} faces" if len(faces) > 1 else "the face"
-    if is_aligned(image, face.points):
-        note = f"{path}: {which} is already aligned as in FFHQ; photo used as it is"
+    crop = CROPS[align]
+    try:
+        quad = crop.quad(face.points)
+    except ValueError as error:
+        raise InputError(f"{path}: {which} can't be cropped ({error})") from error
+    if is_aligned(image, quad):
+        note = (
+            f"{path}: {which} is already aligned as in {crop.title}; photo used as it"
+            " is"
+        )
         return Prepared(fit(image, size), note)
     left, top, right, bottom = np.rint(face.box).astype(int)
     note = (
         f"{path}: {which}, in columns {left} to {right} and rows {top} to {bottom}, was"
-        " aligned as in FFHQ"
+        f" aligned as in {crop.title}"
     )
-    try:
-        return Prepared(align_ffhq(image, face.points, size)[None], note)
-    except ValueError as error:
-        raise InputError(f"{path}: {which} can't be cropped ({error})") from error
+    return Prepared(cut(image, quad, size)[None], note)
 
 
-def is_aligned(image: np.ndarray, points: np.ndarray) -> bool:
-    """Returns whether FFHQ's crop already covers nearly the whole image [H, W, 3]."""
+def is_aligned(image: np.ndarray, quad: np.ndarray) -> bool:
+    """Returns whether a crop `[4, 2]` covers nearly the whole image `[H, W, 3]`."""
     H, W = image.shape[:2]
-    quad = ffhq_quad(points)
     corners = np.array([[0, 0], [0, H], [W, H], [W, 0]]) - 0.5
     return bool(np.abs(quad - corners).max() < ALIGNED * min(H, W))
 
@@ -133,7 +146,7 @@ def align_arcface(
     Raises:
         ValueError: `points` is not of shape [5, 2].
     """
-    points = _checked(points)
+    points = checked_points(points)
     x, y = (ARCFACE_POINTS * (size / ARCFACE_SIZE)).T
     one, zero = np.ones(5), np.zeros(5)
     # u = ax + by + c, v = ay - bx + d
@@ -156,6 +169,10 @@ def align_arcface(
 def ffhq_quad(points: np.ndarray) -> np.ndarray:
     """Returns the corners of FFHQ's crop.
 
+    FFHQ's preparation takes the eyes and mouth corners from 68 landmarks; this takes
+    them from the detector's five points, which shifts the crop by a few hundredths of
+    its side.
+
     Args:
         points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
 
@@ -165,7 +182,7 @@ def ffhq_quad(points: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: `points` is not of shape [5, 2], or all points coincide.
     """
-    points = _checked(points)
+    points = checked_points(points)
     eyes, mouth = points[:2].mean(0), points[3:].mean(0)
     eye_to_eye, eye_to_mouth = points[1] - points[0], mouth - eyes
     x = eye_to_eye - _quarter_turn(eye_to_mouth)
@@ -182,32 +199,73 @@ def _quarter_turn(vector: np.ndarray) -> np.ndarray:
     return np.array([-vector[1], vector[0]])
 
 
-def _checked(points: np.ndarray) -> np.ndarray:
-    if np.shape(points) != (5, 2):
-        raise ValueError(f"points must be [5, 2], not {list(np.shape(points))}")
-    return np.asarray(points, np.float64)
+def eg3d_quad(points: np.ndarray) -> np.ndarray:
+    """Returns the corners of the crop that EG3D's faces have.
+
+    As published, the mean face's three axes are mapped to the five points by the affine
+    map with the least squared error. The crop's centre is its origin, and the crop's
+    side is `EG3D_SIDE` times the mean length of its two rows. Unlike the published
+    preparation, which leaves roll to the cameras, the crop is turned until the face is
+    upright, because the paper's cameras are. The published code also rounds
+    to whole pixels.
+
+    Args:
+        points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
+
+    Returns:
+        [4, 2] float64 pixels: top left, bottom left, bottom right, top right.
+
+    Raises:
+        ValueError: `points` is not of shape [5, 2], all points coincide, or the face is
+            turned too far.
+    """
+    points = checked_points(points)
+    pose = estimate_pose(points)
+    if abs(pose.yaw) > math.radians(MOST_TURNED):
+        raise ValueError(
+            f"it is turned by {abs(math.degrees(pose.yaw)):.0f} degrees, where at most"
+            f" {MOST_TURNED} are possible; use a more frontal photo"
+        )
+    middle = points.mean(0)
+    upright = (points - middle) @ clockwise(-pose.roll)
+    terms = np.concatenate([MEAN_FACE, np.ones((5, 1))], axis=1)
+    fitted, *_ = np.linalg.lstsq(terms, upright, rcond=None)  # [4, 2]
+    half = EG3D_SIDE / 2 * np.linalg.norm(fitted[:3], axis=0).mean()
+    corners = fitted[3] + half * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+    return corners @ clockwise(pose.roll) + middle
 
 
-def align_ffhq(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Crops a face as the FFHQ dataset was prepared.
+class Crop(NamedTuple):
+    """A crop that networks expect.
 
-    FFHQ's preparation takes the eyes and mouth corners from 68 landmarks; this takes
-    them from the detector's five points, which shifts the crop by a few hundredths of
-    its side. The rest is as published: where the crop extends beyond the image, the
-    image is mirrored, blurred and faded to its median colour.
+    Attributes:
+        title: the name of the data set that has it.
+        quad: a function from a face's points `[5, 2]` to the crop's corners `[4, 2]`:
+            top left, bottom left, bottom right, top right.
+    """
+
+    title: str
+    quad: Callable[[np.ndarray], np.ndarray]
+
+
+CROPS = {"ffhq": Crop("FFHQ", ffhq_quad), "eg3d": Crop("EG3D", eg3d_quad)}
+ALIGNMENTS = ("none", *CROPS)
+
+
+def cut(image: np.ndarray, quad: np.ndarray, size: int) -> np.ndarray:
+    """Cuts a crop out of an image, as the FFHQ dataset was prepared.
+
+    Where the crop extends beyond the image, the image is mirrored, blurred and faded to
+    its median colour.
 
     Args:
         image: [H, W, 3], uint8 or float in [-1, 1].
-        points: [5, 2] pixels, as in `guide_jax.faces.detect.Face`.
+        quad: [4, 2] pixels: top left, bottom left, bottom right, top right.
         size: side of the result in pixels.
 
     Returns:
         [size, size, 3], float32 in [-1, 1], with 8-bit precision.
-
-    Raises:
-        ValueError: `points` is not of shape [5, 2], or all points coincide.
     """
-    quad = ffhq_quad(points)
     pixels = image if image.dtype == np.uint8 else to_uint8(image)
     picture = Image.fromarray(pixels)
     side = np.hypot(*(quad[3] - quad[0]))

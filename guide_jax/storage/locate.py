@@ -16,7 +16,7 @@ from guide_jax.storage.network_file import load_network
 
 KINDS = {
     "generator": ("stylegan2", "mobilestylegan"),
-    "encoder": ("w_encoder", "e4e"),
+    "encoder": ("w_encoder", "e4e", "goae"),
     "lpips": ("lpips",),
     "identity": ("ir",),
     "judge": ("ir", "dlib_resnet"),

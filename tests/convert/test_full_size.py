@@ -23,7 +23,7 @@ import tiny
 from golden_data import nchw, nhwc
 
 from convert import __main__ as cli
-from convert import arcface, e4e, inception, lpips, stylegan2
+from convert import arcface, e4e, goae, inception, lpips, stylegan2
 from convert.rules import Family, convert
 from guide_jax.models import resample
 from guide_jax.models.arcface import IRNet
@@ -77,6 +77,12 @@ def check_codes(golden, encoder, generator):
     image = tiny.jitted(generator, lambda m, w: m.synthesis(w)[0], w[:1])
     pooled = jax.jit(resample.average_pool, static_argnums=1)(image, 256)
     golden.check("image_face_pool", nchw(pooled), atol=5e-4)
+
+
+def check_offsets(golden, encoder):
+    images = nhwc(golden.input("img256"))
+    w = tiny.jitted(encoder, lambda encoder, x: encoder(x), images)
+    golden.check("w", w, atol=5e-5)
 
 
 def check_features(golden, network):
@@ -227,6 +233,38 @@ DECODER = dataclasses.replace(
     },
     computed=["mapping.w_avg"],
 )
+
+
+def with_split_projections(arrays: Arrays) -> Arrays:
+    """Splits the stacked projections of GOAE's cross attention into three tensors."""
+    found = {}
+    for name, x in arrays.items():
+        if "in_proj" in name:
+            for i, part in enumerate(("query", "key", "value")):
+                found[name.replace("in_proj_", f"{part}.")] = x[512 * i : 512 * (i + 1)]
+        else:
+            found[name] = x
+    return found
+
+
+GOAE = Network(
+    "encoder_FFHQ",
+    goae.GOAE,
+    r".*\.(attn_mask|relative_\w+)",
+    {
+        "trunk.embed.kernel": ("swin_model.patch_embed.proj.weight", CONV),
+        "trunk.blocks.2.17.attention.qkv.kernel": (
+            "swin_model.layers.2.blocks.17.attn.qkv.weight",
+            LINEAR,
+        ),
+        "attentions.2.key.kernel": (
+            "cross_att_fine.multihead_attn.key.weight",
+            LINEAR,
+        ),
+        "enlarge.1.layers.1.kernel": ("mapper_mid_to_fine_spatial.2.weight", LINEAR),
+    },
+    with_split_projections,
+)
 FID = Network(
     "pt_inception-2015-12-05-6726825d",
     inception.INCEPTION,
@@ -271,6 +309,7 @@ FILES = [
         check_codes,
         files.with_extras,
     ),
+    Published("goae_encoder", files.write_goae, [GOAE], check_offsets),
     Published("lpips_vgg", files.write_lpips, [VGG], check_distance, files.with_heads),
 ]
 

@@ -5,6 +5,7 @@ from PIL import Image
 
 from guide_jax.errors import InputError
 from guide_jax.faces import align, photos
+from guide_jax.faces.pose import MEAN_FACE, Pose, project
 
 FACE = np.array([[70, 60], [110, 60], [90, 85], [75, 105], [105, 105]], float)
 
@@ -26,6 +27,10 @@ def ramp(height, width):
 def positions(crop):
     """Returns the photo's x and y [..., 2] that a crop of `ramp` shows."""
     return (crop[..., :2] + 1) * 127.5
+
+
+def align_ffhq(image, points, size):
+    return align.cut(image, align.ffhq_quad(points), size)
 
 
 # ArcFace ------------------------------------------------------------------------------
@@ -85,7 +90,7 @@ def test_arcface_crop_is_black_outside_the_image():
     np.testing.assert_array_equal(crop[:, 61:], -1)
 
 
-@pytest.mark.parametrize("function", [align.align_arcface, align.align_ffhq])
+@pytest.mark.parametrize("function", [align.align_arcface, align_ffhq])
 def test_float_and_uint8_images_give_equal_crops(function):
     image = ramp(200, 200)
     a = function(image, FACE, 64)
@@ -125,7 +130,7 @@ def test_ffhq_crop_shows_the_quad(size, moved, degrees):
     points = turned(0.8 * FACE, degrees, shift=(60, 60))
     corners = align.ffhq_quad(points)
     assert corners.min() > 10, "this case needs a crop within the image"
-    crop = align.align_ffhq(ramp(252, 252), points, size)
+    crop = align_ffhq(ramp(252, 252), points, size)
     assert crop.shape == (size, size, 3)
     assert crop.dtype == np.float32
     assert np.abs(crop).max() <= 1
@@ -146,7 +151,7 @@ def test_ffhq_crop_beyond_the_image_is_mirrored_and_faded():
     corners = align.ffhq_quad(points)
     assert corners.max() > 220
     size = 162  # crop pixels equal photo pixels
-    crop = (align.align_ffhq(image, points, size) + 1) * 127.5
+    crop = (align_ffhq(image, points, size) + 1) * 127.5
     left, top = corners[0]
     inside = crop[: int(195 - top) - 40, : int(195 - left) - 40]
     assert set(np.rint(inside[..., 0]).ravel()) >= {40, 200}
@@ -162,13 +167,13 @@ def test_ffhq_crop_beyond_the_image_is_mirrored_and_faded():
 
 def test_a_face_partly_outside_and_larger_than_the_image():
     image = ramp(60, 40)
-    crop = align.align_ffhq(image, FACE - np.array([60, 50]), 32)
+    crop = align_ffhq(image, FACE - np.array([60, 50]), 32)
     assert np.isfinite(crop).all()
     assert crop.shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("points", [np.zeros((4, 2)), np.zeros((5, 3)), np.zeros(10)])
-@pytest.mark.parametrize("function", [align.align_arcface, align.align_ffhq])
+@pytest.mark.parametrize("function", [align.align_arcface, align_ffhq])
 def test_wrong_point_shapes_are_rejected(function, points):
     with pytest.raises(ValueError, match=r"points must be \[5, 2\], not \["):
         function(ramp(8, 8), points, 8)
@@ -176,7 +181,65 @@ def test_wrong_point_shapes_are_rejected(function, points):
 
 def test_coinciding_points_are_rejected():
     with pytest.raises(ValueError, match="do not form a face"):
-        align.align_ffhq(ramp(8, 8), np.ones((5, 2)), 8)
+        align_ffhq(ramp(8, 8), np.ones((5, 2)), 8)
+
+
+# EG3D ---------------------------------------------------------------------------------
+
+
+def test_eg3d_quad_matches_the_published_steps():
+    """Resizes to 300 pixels per unit, cuts out 1024 pixels and, of those, 700."""
+    at = Pose(0.3, -0.1, 0)  # upright, so that nothing is turned
+    points = project(at) * [60, -60] + [200, 150]
+    terms = np.c_[MEAN_FACE, np.ones(5)]
+    fits = [np.linalg.lstsq(terms, points[:, axis], rcond=None)[0] for axis in (0, 1)]
+    unit = (np.linalg.norm(fits[0][:3]) + np.linalg.norm(fits[1][:3])) / 2
+    scale = 300 / unit
+    centre = np.array([fits[0][3], fits[1][3]]) * scale
+    low = centre - 512 + (1024 - 700) / 2
+    quad = align.eg3d_quad(points) * scale
+    wanted = low + np.array([[0, 0], [0, 700], [700, 700], [700, 0]])
+    np.testing.assert_allclose(quad, wanted, atol=0.01)
+
+
+def test_eg3d_crop_of_a_frontal_face():
+    points = project(Pose(0, 0, 0)) * [60, -60] + [200, 150]
+    # Perspective moves the five points by a few hundredths.
+    wanted = np.array([[130, 80], [130, 220], [270, 220], [270, 80]])
+    np.testing.assert_allclose(align.eg3d_quad(points), wanted, atol=4)
+    np.testing.assert_allclose(np.mean(align.eg3d_quad(points), 0)[0], 200, atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [-35, 10, 160])
+def test_eg3d_crop_turns_with_the_face(degrees):
+    points = project(Pose(0.3, -0.1, 0)) * [60, -60] + [200, 150]
+    upright = align.eg3d_quad(points)
+    moved = turned(points, degrees, 1.3)
+    angle = np.deg2rad(degrees)
+    matrix = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    middle = points.mean(0)
+    wanted = (upright - middle) @ np.transpose(matrix) * 1.3 + middle
+    np.testing.assert_allclose(align.eg3d_quad(moved), wanted, atol=0.01)
+
+
+def test_eg3d_crop_is_mirrored_with_the_face():
+    rng = np.random.default_rng(0)
+    points = project(Pose(0.3, -0.1, 0.2)) * [60, -60] + rng.normal(0, 2, (5, 2))
+    mirrored = align.eg3d_quad((points * [-1, 1])[[1, 0, 2, 4, 3]])
+    quad = align.eg3d_quad(points)
+    np.testing.assert_allclose(mirrored * [-1, 1], quad[[3, 2, 1, 0]], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "refused"), [(58, False), (-58, False), (63, True)]
+)
+def test_faces_in_profile_are_refused(degrees, refused):
+    points = project(Pose(np.deg2rad(degrees), 0, 0)) * [60, -60] + [200, 150]
+    if refused:
+        with pytest.raises(ValueError, match=r"turned by 63 degrees, .* most 60"):
+            align.eg3d_quad(points)
+    else:
+        align.eg3d_quad(points)
 
 
 # Photos -------------------------------------------------------------------------------
@@ -256,12 +319,49 @@ def test_a_photo_is_aligned_if_its_corners_are_within_a_twentieth(side):
     for direction in ([1, 0], [0, -1], [-1, 1]):
         for moved, aligned in ((0, True), (0.045, True), (0.055, False), (0.1, False)):
             shift = moved * side * np.array(direction)
-            assert align.is_aligned(image, points + shift) == aligned, moved
+            assert (
+                align.is_aligned(image, align.ffhq_quad(points + shift)) == aligned
+            ), moved
     # A larger face moves all corners.
     middle = align.ffhq_quad(points).mean(0)
     for scale, aligned in ((1.08, True), (1.12, False), (0.92, True), (0.88, False)):
         larger = (points - middle) * scale + middle
-        assert align.is_aligned(image, larger) == aligned, scale
+        assert align.is_aligned(image, align.ffhq_quad(larger)) == aligned, scale
+
+
+def test_the_face_is_aligned_as_for_eg3d(save, mtcnn):
+    """The crop is where the formula puts it for the points that the detector gives."""
+    path = save(300, 400, (170, 110, 60))
+    points = red_faces.POINTS * 60 + [200 - 0.5, 140 - 0.5]
+    quad = align.eg3d_quad(points)
+    left, top = quad.min(0)
+    photo, note = align.prepare_photo(path, mtcnn, 128, "eg3d")
+    red = (photo[0, ..., 0] - photo[0, ..., 1]) / 2 > 0.5
+    y, x = np.nonzero(red)
+    unit = np.ptp(quad[:, 0]) / 128  # photo pixels per crop pixel
+    assert np.sqrt(red.sum()) * unit == pytest.approx(60, abs=3)
+    assert left + (x.mean() + 0.5) * unit == pytest.approx(199.5, abs=2)
+    assert top + (y.mean() + 0.5) * unit == pytest.approx(139.5, abs=2)
+    assert note.startswith(f"{path}: the face, in columns 15")
+    assert note.endswith("was aligned as in EG3D")
+
+
+def test_a_profile_is_reported_in_one_line(save, mtcnn, monkeypatch):
+    path = save(300, 400, (170, 110, 60))
+    turned_away = project(Pose(-1.3, 0, 0)) * [60, -60] + [200, 140]
+    found = align.detect
+    monkeypatch.setattr(
+        align,
+        "detect",
+        lambda *args, **options: [
+            face._replace(points=turned_away) for face in found(*args, **options)
+        ],
+    )
+    text = error_message(path, mtcnn, "eg3d")
+    assert text == (
+        f"{path}: the face can't be cropped (it is turned by 74 degrees, where at most"
+        " 60 are possible; use a more frontal photo)"
+    )
 
 
 def test_align_none_equals_load_photo_and_needs_no_detector(save):
@@ -287,7 +387,7 @@ def test_unusable_photos_are_rejected_in_one_line(save, mtcnn, tmp_path):
     assert text.startswith(f"{path}: aligning photos requires a face detector")
     assert "no such photo" in error_message(tmp_path / "none.jpg", mtcnn)
     text = error_message(path, mtcnn, "eyes")
-    assert text == "unknown alignment 'eyes'; use 'none' or 'ffhq'"
+    assert text == "unknown alignment 'eyes'; use 'none' or 'ffhq' or 'eg3d'"
     path = save(100, 100, (40, 40, 19))
     text = error_message(path, mtcnn)
     assert text.startswith(f"{path}: the face is too small (2")

@@ -19,7 +19,7 @@ from convert.rules import ConversionError, convert
 from convert.torch_file import read
 from guide_jax.faces import detect as detection
 from guide_jax.faces import photos
-from guide_jax.faces.align import align_ffhq, is_aligned
+from guide_jax.faces.align import cut, ffhq_quad, is_aligned
 from guide_jax.models.generator import z_of_seed
 from guide_jax.models.mtcnn import INPUT_SCALE, MTCNN, max_pool, proposals
 from guide_jax.models.network import flat_leaves
@@ -247,13 +247,15 @@ def test_published_network_finds_a_generated_face(tmp_path):
     photo = photos.to_uint8(np.asarray(image[0]))
     (face,) = detection.detect(mtcnn, photo)
     assert face.score > 0.99
-    assert is_aligned(photo, face.points)  # like all of this generator's images
+    assert is_aligned(
+        photo, ffhq_quad(face.points)
+    )  # like all of this generator's images
 
     # On a larger canvas, the face is found at its position and aligned back.
     canvas = np.full((200, 260, 3), 90, np.uint8)
     canvas[40:168, 100:228] = photo
     (moved,) = detection.detect(mtcnn, canvas)
     np.testing.assert_allclose(moved.points, face.points + np.array([100, 40]), atol=4)
-    assert not is_aligned(canvas, moved.points)
-    aligned = align_ffhq(canvas, moved.points, 128)
+    assert not is_aligned(canvas, ffhq_quad(moved.points))
+    aligned = cut(canvas, ffhq_quad(moved.points), 128)
     assert np.abs(aligned - image[0]).mean() < 0.15

@@ -108,6 +108,12 @@ def write_legacy(name: str) -> Callable[[Arrays, Path], list[Path]]:
     return write
 
 
+def write_goae(arrays: Arrays, folder: Path) -> list[Path]:
+    path = folder / "encoder_FFHQ.pt"
+    checkpoint_files.write_zip(path, checkpoint_files.state_dict(arrays))
+    return [path]
+
+
 def write_lpips(arrays: Arrays, folder: Path) -> list[Path]:
     heads = {name: array for name, array in arrays.items() if name.startswith("lin")}
     rest = {name: array for name, array in arrays.items() if name not in heads}

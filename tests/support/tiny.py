@@ -133,6 +133,118 @@ def e4e_state(num_ws=8, w_dim=7, seed=0) -> dict[str, np.ndarray]:
     return state
 
 
+GOAE_SETTINGS = {
+    "groups": (1, 2, 1),
+    "w_dim": 8,
+    "input_size": 64,
+    "width": 4,
+    "depths": (2, 1, 1, 1),
+    "heads": (1, 1, 2, 2),
+    "window": 4,
+    "pretrained_windows": (3, 3, 6, 2),
+}
+
+
+def goae_state(seed=0) -> dict[str, np.ndarray]:
+    """Returns the state dict of a small GOAE with PyTorch's names.
+
+    Its stages' maps have 16, 8, 4 and 2 pixels; the first two have shifted windows, of
+    which only the first has a block with them.
+    """
+    rng = np.random.default_rng(seed)
+    state = {}
+
+    def affine(key, *shape, bias=True):
+        weight = rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5
+        state[f"{key}.weight"] = weight.astype(np.float32)
+        if bias:
+            state[f"{key}.bias"] = rng.standard_normal(shape[0]).astype(np.float32)
+
+    def mlp(key, *widths):
+        for i, shape in enumerate(zip(widths[1:], widths, strict=False)):
+            affine(f"{key}.{2 * i}", *shape)
+
+    affine("swin_model.patch_embed.proj", 4, 3, 4, 4)
+    affine("swin_model.patch_embed.norm", 4)
+    for stage, (depth, heads) in enumerate(((2, 1), (1, 1), (1, 2), (1, 2))):
+        C, window = 4 << stage, (4, 4, 4, 2)[stage]
+        pretrained = GOAE_SETTINGS["pretrained_windows"][stage]
+        for i in range(depth):
+            block = f"swin_model.layers.{stage}.blocks.{i}"
+            attn = f"{block}.attn"
+            affine(f"{attn}.qkv", 3 * C, C, bias=False)
+            affine(f"{attn}.proj", C, C)
+            affine(f"{attn}.cpb_mlp.0", 512, 2)
+            affine(f"{attn}.cpb_mlp.2", heads, 512, bias=False)
+            for name, shape in (
+                ("logit_scale", (heads, 1, 1)),
+                ("q_bias", (C,)),
+                ("v_bias", (C,)),
+            ):
+                values = rng.standard_normal(shape).astype(np.float32)
+                state[f"{attn}.{name}"] = values
+            state |= _goae_constants(block, window, pretrained, stage == 0 and i == 1)
+            affine(f"{block}.norm1", C)
+            affine(f"{block}.norm2", C)
+            affine(f"{block}.mlp.fc1", 4 * C, C)
+            affine(f"{block}.mlp.fc2", C, 4 * C)
+        if stage < 3:
+            merge = f"swin_model.layers.{stage}.downsample"
+            affine(f"{merge}.reduction", 2 * C, 4 * C, bias=False)
+            affine(f"{merge}.norm", 2 * C)
+    affine("swin_model.norm", 32)
+    D = GOAE_SETTINGS["w_dim"]
+    mlp("mapper_base_spatial", 4, 4, 1)
+    mlp("mapper_base_channel", 32, 32, D)
+    for group, count in zip(("coarse", "mid", "fine"), (1, 2, 1), strict=True):
+        mlp(f"mapper_query_spatial_{group}", 4, 4, count)
+        mlp(f"mapper_query_channel_{group}", 32, 32, D)
+        attention = f"cross_att_{group}"
+        affine("in_proj", 3 * D, D)
+        for name in ("weight", "bias"):
+            stacked = state.pop(f"in_proj.{name}")
+            state[f"{attention}.multihead_attn.in_proj_{name}"] = stacked
+        affine(f"{attention}.multihead_attn.out_proj", D, D)
+        affine(f"{attention}.linear1", 2 * D, D)
+        affine(f"{attention}.linear2", D, 2 * D)
+    mlp("mapper_coarse_channel", 16, D)
+    mlp("mapper_mid_channel", 8, D)
+    mlp("mapper_fine_channel", 4, 8, D)
+    mlp("mapper_coarse_to_mid_spatial", 16, 32, 64)
+    mlp("mapper_mid_to_fine_spatial", 64, 128, 256)
+    return state
+
+
+def _goae_constants(block, window, pretrained, shifted) -> dict[str, np.ndarray]:
+    """Computes a block's constants pair by pair; shifted maps have 16 pixels."""
+    near = range(1 - window, window)
+    scaled = [8 * d / (pretrained - 1) for d in near]
+    along = [np.sign(d) * np.log2(abs(d) + 1) / np.log2(8) for d in scaled]
+    tokens = [(y, x) for y in range(window) for x in range(window)]
+    index = [
+        [
+            (y - v + window - 1) * (2 * window - 1) + x - u + window - 1
+            for v, u in tokens
+        ]
+        for y, x in tokens
+    ]
+    found = {
+        f"{block}.attn.relative_coords_table": np.array(
+            [[[(y, x) for x in along] for y in along]], np.float32
+        ),
+        f"{block}.attn.relative_position_index": np.array(index),
+    }
+    if shifted:
+        # Of the last window, half the rows and columns came from the other edge.
+        mask = np.zeros((16, 16, 16), np.float32)
+        for w, i, j in np.ndindex(mask.shape):
+            for at, end in ((0, w // 4 == 3), (1, w % 4 == 3)):
+                if end and (tokens[i][at] < 2) != (tokens[j][at] < 2):
+                    mask[w, i, j] = -100
+        found[f"{block}.attn_mask"] = mask
+    return found
+
+
 class SmallLPIPS(LPIPS):
     """LPIPS with two small convolutions, for images of any size."""
 
