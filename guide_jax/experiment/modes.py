@@ -23,6 +23,8 @@ from guide_jax.experiment.workers import MakeJob, worker_on
 from guide_jax.people import list_people
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks, load_networks
+from guide_jax.storage.lock import locked
+from guide_jax.storage.run_folder import RENDER
 from guide_jax.training import distributed, sharding
 from guide_jax.training.sharding import DeviceGroup
 
@@ -101,13 +103,15 @@ def _run_people(
             worker_on(i, device, config, networks, make_job)
             for i, device in enumerate(devices[: len(people)])
         ]
-        return run_everyone(config, workers, people, workdir)
+        with locked(workdir):
+            return run_everyone(config, workers, people, workdir)
     _check_same(config, networks)
-    job = make_job(config, networks, DeviceGroup(devices), Console())
-    try:
-        return run_everyone(config, [job], people, workdir)
-    finally:
-        job.close()
+    with locked(workdir):
+        job = make_job(config, networks, DeviceGroup(devices), Console())
+        try:
+            return run_everyone(config, [job], people, workdir)
+        finally:
+            job.close()
 
 
 def _run_render(
@@ -115,7 +119,9 @@ def _run_render(
 ) -> dict[str, Any]:
     """Renders on JAX's first device."""
     del devices
-    return render(config, workdir)
+    # A folder of its own, because people may be forgotten in the workdir meanwhile.
+    with locked(workdir / RENDER):
+        return render(config, workdir)
 
 
 def _run_attack(
