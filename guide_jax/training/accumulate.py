@@ -19,11 +19,10 @@ from guide_jax.training.losses import PairTerms, loss_terms, term_weights
 from guide_jax.training.sharding import DeviceGroup, Shards, all_reduce
 from guide_jax.training.step import draw_latents, gradient_size, gradients, update
 
-
 # The share of the free memory that a step is planned with: judges and other programs
 # need some too.
 PLANNED = 0.8
-# One pair at a time, relative to a pair's share of all pairs at once: weights and Adam's
+# One pair alone, relative to a pair's share of all pairs at once: weights and Adam's
 # moments are there in any case.
 ALONE = 1.25
 
