@@ -1,5 +1,6 @@
 """Runs a mode: the table of modes, devices and networks (start reading here)."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -203,6 +204,8 @@ def _check_same(config: Config, networks: Networks) -> None:
 
 def _cache_programs(cache: Path) -> None:
     """Makes JAX cache compiled programs, unless a cache folder is already set."""
+    # A program that is not cached is compiled again; JAX warns about each.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
     settings: Any = jax.config
     if not settings.jax_compilation_cache_dir:
         folder = str(cache.resolve() / "programs")

@@ -1,8 +1,12 @@
 """Saves and loads trees of arrays as Orbax folders, one thread at a time."""
 
+import errno
 import os
 import re
+import shutil
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,7 @@ from guide_jax.storage.atomic import remove
 _orbax = threading.Lock()
 # Where Orbax writes a folder before it renames it.
 _TEMPORARY = "orbax-checkpoint-tmp"
+ENDING = 0.5  # seconds in which the other writes end after one has failed
 
 
 def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
@@ -40,11 +45,13 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
         state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
     # The v1 function writes the same format, but always waits for all processes.
     checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
     with _orbax, checkpointer:
         _clean_up(path)  # left by a program that was killed
+        _check_space(path.parent, size)
         try:
             with _quiet():
                 checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
@@ -75,6 +82,13 @@ def read_about(path: Path) -> Any:
         return ocp.metadata(path).custom_metadata
 
 
+def _check_space(folder: Path, size: int) -> None:
+    """Raises OSError if a disk lacks `size` bytes, before Orbax's threads find out."""
+    if folder.exists() and shutil.disk_usage(folder).free < size:
+        code = errno.ENOSPC
+        raise OSError(code, os.strerror(code), str(folder))
+
+
 def _clean_up(path: Path) -> None:
     for part in path.parent.glob(f"{path.name}.{_TEMPORARY}*"):
         remove(part)
@@ -92,12 +106,16 @@ def _system_code(error: BaseException) -> int | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Orbax's threads from printing tracebacks of errors that `save` raises."""
-    logger = logging.get_absl_logger()
+    logger, hook = logging.get_absl_logger(), sys.unraisablehook
     before, logger.disabled = logger.disabled, True
+    sys.unraisablehook = lambda _: None
     try:
         yield
+    except BaseException:
+        time.sleep(ENDING)
+        raise
     finally:
-        logger.disabled = before
+        logger.disabled, sys.unraisablehook = before, hook
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ class Origin:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns a dict that JSON can hold; `Origin(**...)` reads it."""
+        """Returns a dict that JSON can hold, and that `from_json` reads."""
         return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Origin":
+        """Reads an origin; what a later version added is left out."""
+        return cls(**{each.name: data[each.name] for each in fields(cls)})
 
     def other_versions(self, now: "Origin") -> list[str]:
         """Returns a line for each version with which a training does not continue."""
@@ -94,10 +99,10 @@ def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]
             yield f"{name} is {there[name]!r} there, {value!r} now"
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested fields by dotted name."""
     flat: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, value in nested.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:

@@ -142,7 +142,7 @@ class PersonFolder:
         if found is None or self._continues(training, now):
             return
         belongs_to, origin = found
-        there = Origin(**origin) if origin else None
+        there = Origin.from_json(origin) if origin else None
         if belongs_to != training:
             what, differences = "with other settings", []
             if there:
@@ -167,7 +167,7 @@ class PersonFolder:
             return False
         belongs_to, origin = found
         # Checkpoints of 0.1.0 don't say what they are made from.
-        same_versions = not origin or not Origin(**origin).other_versions(now)
+        same_versions = not origin or not Origin.from_json(origin).other_versions(now)
         return belongs_to == training and same_versions
 
     def _record(self) -> TrainingRecord | None:

@@ -56,9 +56,8 @@ def is_needed(
     free = float(distributed.broadcast(np.float32(group.memory())))
     at_once, one = (n * bytes_of_pair(resolution) for n in (pairs, 1))
     accumulates = choice == "always" or (choice == "auto" and at_once > PLANNED * free)
-    if not accumulates:
-        plan, needed = f"all {pairs} pairs of a step at once", at_once
-    else:
+    plan, needed = f"all {pairs} pairs of a step at once", float(at_once)
+    if accumulates:
         plan, needed = "one pair of images at a time", ALONE * one
         if choice == "auto":
             plan = (

@@ -1,6 +1,7 @@
 """Saving, loading and dropping train states."""
 
 import errno
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
@@ -49,6 +50,16 @@ def test_a_full_disk_leaves_the_earlier_state(tmp_path, limited):
         assert caught.value.errno == errno.EFBIG
         assert [path.name for path in tmp_path.iterdir()] == ["state"]
         assert int(store.load(FRESH)["step"]) == 3
+
+
+def test_a_disk_without_room_is_found_out_before_writing(tmp_path, monkeypatch):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    store.save(STATE)
+    none = shutil._ntuple_diskusage(100, 90, 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: none)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.save(STATE)
+    assert int(store.load(FRESH)["step"]) == 3
 
 
 def test_a_damaged_state_is_ignored(tmp_path):
