@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -20,6 +21,8 @@ from guide_jax.errors import (
     InputError,
     UnlearningError,
     VerdictError,
+    in_one_line,
+    is_out_of_memory,
 )
 from guide_jax.experiment.allocator import keep_freed_memory
 from guide_jax.experiment.modes import MODES, run
@@ -72,8 +75,18 @@ def main(argv: list[str]) -> None:
         fail(error, 3)
     except InputError as error:
         fail(error, 2)
-    except (UnlearningError, OSError) as error:
+    except UnlearningError as error:
         fail(error, 1)
+    except OSError as error:
+        fail(f"{in_one_line(error)}; the same command resumes from what is stored", 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(
+            f"out of memory ({in_one_line(error)}); end other programs, or lower"
+            " config.evaluate.batch, config.attack.batch or config.loss.*.count",
+            1,
+        )
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to resume", 130)
 

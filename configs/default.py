@@ -30,6 +30,10 @@ def get_config() -> ConfigDict:
     # "auto": only if all pairs at once might not fit; or "always", "never".
     config.gradient_accumulation = "auto"
     config.save_every = 100  # steps between checkpoints of a person's training
+    # Whether a run may replace a result, or the checkpoint of an interrupted training,
+    # that other settings, networks, photos or another version of the code made in the
+    # same folder. Otherwise it stops and says what differs.
+    config.overwrite = False
     # Folder for data that other runs can reuse: compiled programs and FID statistics.
     config.cache = "runs/cache"
 

@@ -72,6 +72,7 @@ def read(fields: ConfigDict | Config) -> Config:
     return Config(
         name=fields.name,
         cache=Path(fields.cache),
+        overwrite=fields.overwrite,
         parallel=Parallel(**fields.parallel),
         source=_source(fields.source),
         networks={

@@ -260,6 +260,7 @@ class Config:
     Attributes:
         name: the run's name.
         cache: folder for compiled programs and FID statistics.
+        overwrite: whether results and checkpoints of other settings may be replaced.
         parallel: how devices and processes share the work.
         source: the people to forget.
         networks: role -> where its network is stored.
@@ -273,6 +274,7 @@ class Config:
 
     name: str
     cache: Path
+    overwrite: bool
     parallel: Parallel
     source: Source
     networks: Mapping[str, NetworkSource]

@@ -1,5 +1,7 @@
 """Errors that the user sees as one line, without a traceback."""
 
+import os
+
 
 class InputError(ValueError):
     """A user's mistake. The message says what is wrong, where, and what to do.
@@ -24,3 +26,16 @@ class VerdictError(UnlearningError):
 
     All results are stored. `main.py` prints the message and exits with code 3.
     """
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns an exception's message in one line, at most 300 characters of it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception says that memory is used up, here or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -12,7 +12,7 @@ import numpy as np
 from guide_jax import batching, inversion, target
 from guide_jax.config_types import Config
 from guide_jax.console import Console
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.align import Prepared, prepare_photo
 from guide_jax.faces.variants import MIRRORED, variants
 from guide_jax.models import arcface
@@ -119,7 +119,8 @@ class LatentFinder:
 
         Raises:
             InputError: no photo can be used, or the code has no target.
-            UnlearningError: refinement never reached a finite error.
+            UnlearningError: refinement never reached a finite error, or a code is not
+                finite.
         """
         return self._of_photos(person) if person.photos else self._of_seed(person)
 
@@ -134,7 +135,7 @@ class LatentFinder:
             w_u = np.concatenate([w_u, self._invert(copies, w_u)])
             groups = np.append(groups, _groups_of_copies(len(copies)))
         w_target, fold_map = self._targets(w_u, mean, groups)
-        codes = Codes(w_u, w_target, self._invert(tests.images))
+        codes = Codes(w_u, w_target, _finite(self._invert(tests.images)))
         return Found(codes, skipped + further, photos, tests, fold_map)
 
     def _of_seed(self, person: Person) -> Found:
@@ -184,6 +185,7 @@ class LatentFinder:
         """
         config, w_avg = self._config, self._generator.mapping.w_avg[...]
         fold, fold_map = config.training.fold, None
+        w_u = _finite(w_u)
         if fold:
             k = groups if fold.discriminant else np.zeros_like(groups)
             fold_map = target.fold_map(
@@ -305,6 +307,17 @@ class LatentFinder:
                 w = self._refine(first, photo)
             codes.append(np.asarray(w))
         return np.concatenate(codes)
+
+
+def _finite(codes: np.ndarray) -> np.ndarray:
+    """Returns codes `[P, L, D]`; raises UnlearningError unless they are finite."""
+    if not np.isfinite(codes).all():
+        rows = np.flatnonzero(~np.isfinite(codes).all(axis=(1, 2)))
+        raise UnlearningError(
+            f"the person's code is not finite (code {rows[0]} of {len(codes)}), so"
+            " nothing was trained; check the networks of the generator and the encoder"
+        )
+    return codes
 
 
 def _groups_of_copies(count: int) -> np.ndarray:

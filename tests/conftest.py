@@ -1,9 +1,11 @@
 """Test-wide settings: eight devices, full precision, strict types, one cache."""
 
 import atexit
+import contextlib
 import functools
 import gc
 import os
+import resource
 import shutil
 import tempfile
 
@@ -54,6 +56,22 @@ _cosine_schedule = optax.warmup_cosine_decay_schedule
 optax.warmup_cosine_decay_schedule = functools.wraps(_cosine_schedule)(
     lambda *args, **kwargs: _promoting(_cosine_schedule(*args, **kwargs))
 )
+
+
+@pytest.fixture
+def limited():
+    """Returns a context in which no file grows beyond a size, as on a full disk."""
+
+    @contextlib.contextmanager
+    def limit(most):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture(scope="module", autouse=True)

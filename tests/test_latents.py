@@ -9,11 +9,12 @@ from PIL import Image
 from configs import default
 from guide_jax import inversion, latents, target
 from guide_jax.config import read
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
 from guide_jax.models import arcface
 from guide_jax.models.generator import ImagePass
+from guide_jax.models.network import fill
 from guide_jax.people import Person, sampled
 
 
@@ -132,6 +133,20 @@ def test_a_person_without_a_readable_photo_is_an_error(networks, photos):
     assert "\n" not in text
     for path in photos[:2]:
         assert f"{path}: not a readable image" in text
+
+
+@pytest.mark.parametrize("role", ["encoder", "generator"])
+def test_a_code_that_is_not_finite_is_an_error(networks, photos, role):
+    leaves = tiny.flat(networks[role])
+    for name, leaf in leaves.items():
+        if role == "encoder" or name.startswith("mapping."):
+            leaf[...] = np.nan
+    broken = tiny.networks(
+        **networks.by_role | {role: fill(networks[role], leaves)},
+    )
+    person = sampled(5) if role == "generator" else Person("a", "a", photos=photos)
+    with pytest.raises(UnlearningError, match=r"code is not finite \(code 0 of"):
+        finder(broken)(person)
 
 
 def test_photos_are_refined_from_the_encoder_s_code_and_copies_from_the_photo_s(

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -18,6 +20,7 @@ from configs import demo, ffhq
 from guide_jax.errors import UnlearningError, VerdictError
 from guide_jax.experiment import evaluate
 from guide_jax.metrics.calibration import Calibration
+from guide_jax.storage.lock import locked
 from guide_jax.storage.network_file import load_network, save_network
 from guide_jax.training import trainer
 
@@ -102,6 +105,9 @@ def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, 
     again += ["--config.source.refine.steps=0"]
     again = [f"--workdir={workdir}", *settings, *again]
     done = program(*again, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {workdir} holds the result of seed 0 with")
+    done = program(*again, "--config.overwrite=True", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in workdir.iterdir()} == WRITTEN
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
@@ -114,47 +120,118 @@ def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, 
     assert any(np.any(replaced[name] != after[name]) for name in after)
 
 
+# Random moments at which a run is killed. More by hand:
+# GUIDE_JAX_KILLS=30 pytest -m full -n 0 -s -k killed tests/test_main.py
+KILLS = int(os.environ.get("GUIDE_JAX_KILLS", "3"))
+
+
+class KilledRuns:
+    """Starts main.py again and again in one folder, and kills it."""
+
+    def __init__(self, folder, settings):
+        self._folder, self._settings = folder, settings
+        self.own = {"JAX_COMPILATION_CACHE_DIR": ""}  # not the cache that tests share
+
+    def start(self, name):
+        command = [sys.executable, "-u", ROOT / "main.py", f"--workdir={name}"]
+        with (self._folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                [*command, *self._settings],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env=os.environ | ENVIRONMENT | self.own,
+            )
+
+    def kill_when(self, name, file, later=0.0):
+        """Kills a run seconds after a file exists; returns whether it still ran."""
+        process = self.start(name)
+        deadline = time.monotonic() + 600
+        while not (self._folder / name / file).exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        try:
+            process.wait(later)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return process.wait() == -signal.SIGKILL
+
+    def finish(self, name):
+        done = program(
+            f"--workdir={name}", *self._settings, cwd=self._folder, **self.own
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def left(self, name):
+        """Returns everything that must not depend on kills: tables and parameters."""
+        people = self._folder / name / "people"
+        parameters = {
+            (person.name, leaf): array.tobytes()
+            for person in people.iterdir()
+            for leaf, array in tiny.flat(load_network(person / "generator")).items()
+        }
+        steps = {
+            person.name: [
+                json.loads(line)["step"]
+                for line in (person / "metrics.jsonl").read_text().splitlines()
+            ]
+            for person in people.iterdir()
+        }
+        files = {
+            str(path.relative_to(self._folder / name))
+            for path in (self._folder / name).rglob("*")
+            if "generator/" not in str(path)  # Orbax chooses the names there
+        }
+        table = (self._folder / name / "results.csv").read_bytes()
+        return table, parameters, steps, files
+
+
 @pytest.mark.full
-def test_a_run_killed_three_times_produces_the_same_table(tmp_path, networks):
+def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
     settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=3"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
     settings += ["--config.attack.directions="]  # the bundled ones don't fit
-    own = {"JAX_COMPILATION_CACHE_DIR": ""}  # not the cache that the tests share
-    done = program("--workdir=whole", *settings, cwd=tmp_path, **own)
-    assert done.returncode == 0, done.stderr
+    runs = KilledRuns(tmp_path, settings)
+    runs.finish("whole")
+    whole = runs.left("whole")
+    assert whole[0].count(b"\n") == 4
+    assert set(map(tuple, whole[2].values())) == {tuple(range(9))}
     compiled = set((tmp_path / "runs/cache/programs").glob("*-cache"))
     assert compiled
+
     # During training; after a generator is stored but not measured; between people.
-    for file in (
-        "seed_0/.checkpoint", "seed_1/generator", "seed_2"
-    ):  # fmt: skip
-        killed = subprocess.Popen(
-            [sys.executable, ROOT / "main.py", "--workdir=killed", *settings],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=tmp_path,
-            env=os.environ | ENVIRONMENT | own,
-        )
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / "people" / file).exists():
-            assert killed.poll() is None, "it ended too soon"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        killed.kill()
-        killed.wait()
-        assert not (tmp_path / "killed" / "people/seed_2/results.json").exists()
-    done = program("--workdir=killed", *settings, cwd=tmp_path, **own)
-    assert done.returncode == 0, done.stderr
-    assert "seed 0 is already done" in done.stdout
-    whole, killed = (
-        (tmp_path / name / "results.csv").read_bytes() for name in ("whole", "killed")
-    )
-    assert whole == killed
-    assert whole.count(b"\n") == 4
-    steps = (tmp_path / "killed/people/seed_0/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in steps] == list(range(9))
+    for file in ("seed_0/.checkpoint", "seed_1/generator", "seed_2"):
+        assert runs.kill_when("killed", f"people/{file}"), "it ended too soon"
+        assert not (tmp_path / "killed/people/seed_2/results.json").exists()
+    assert "seed 0 is already done" in runs.finish("killed")
+    assert runs.left("killed") == whole
     assert set((tmp_path / "runs/cache/programs").glob("*-cache")) == compiled
+
+    # At random moments, of which none before the run starts to write.
+    started = time.monotonic()
+    assert runs.kill_when("timed", ".lock", 600) is False  # it ends by itself
+    seconds = time.monotonic() - started
+    rng, done, name = np.random.default_rng(0), 0, "random_0"
+    while done < KILLS:
+        if runs.kill_when(name, ".lock", rng.uniform(0, seconds)):
+            done += 1
+            last = (tmp_path / f"{name}.log").read_bytes().split(b"\n")[-1][-80:]
+            print(done, name, sorted(changing(tmp_path / name)), last)
+        else:
+            assert runs.left(name) == whole
+            name = f"random_{done}"
+    runs.finish(name)
+    assert runs.left(name) == whole
+
+
+def changing(folder):
+    """Returns the newest file of a killed run, and what is half done."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    parts = [path for path in folder.rglob("*") if ".part" in path.name]
+    return {str(path.relative_to(folder))[:60] for path in (newest, *parts)}
 
 
 # Mistakes on the command line ---------------------------------------------------------
@@ -329,6 +406,37 @@ def test_a_verdict_below_the_aim_exits_with_code_3(mistake, monkeypatch):
     assert mistake({}, code=3) == ["error: 1 of 1 verdicts are below level 3"]
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(28, "No space left on device", "work/.checkpoint.part"),
+            "work/.checkpoint.part: No space left on device; the same command resumes",
+        ),
+        (MemoryError(), "out of memory (MemoryError); end other programs, or lower"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"),
+            "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating); end other",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_gives_a_one_line_error(
+    mistake, monkeypatch, error, line
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(main, "run", fail)
+    (found,) = mistake({}, code=1)
+    assert found.startswith(f"error: {line}")
+
+
+def test_a_second_run_in_a_folder_gives_a_one_line_error(mistake, tmp_path):
+    with locked(tmp_path / "work"):
+        (line,) = mistake({})
+    assert f"work is in use by process {os.getpid()} on " in line
+
+
 def test_non_finite_measures_give_a_one_line_error(mistake, tmp_path, monkeypatch):
     broken = {"id": float("nan"), "no_face": 3}
     monkeypatch.setattr(
@@ -351,8 +459,7 @@ def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
 
     monkeypatch.setattr(trainer.Trainer, "__call__", fail)
     assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
-    files = {path.name for path in (tmp_path / "work").iterdir()}
-    assert files == set()
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_doubtful_photo_gives_a_one_line_error_and_exit_code_3(

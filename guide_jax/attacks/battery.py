@@ -80,8 +80,9 @@ class Attacker:
         Returns:
             JSON-able: "verdict" (see `verdict.give_verdict`), "outcomes" (see
             `verdict.Outcome`), "strangers" (where they come from; None without any),
-            "left_out" (a line for each attack that could not be run), and "crowd"
-            (random people's similarities to the person, by judge).
+            "left_out" (a line for each attack that could not be run), "crowd"
+            (random people's similarities to the person, by judge), and "inputs" (path
+            -> SHA-256 of the files that only attacks need).
         """
         context, strangers = self._context, self._context.strangers
         person = describe(context, codes, photos, tests)
@@ -102,6 +103,7 @@ class Attacker:
             "strangers": strangers.described if strangers else None,
             "left_out": left_out,
             "crowd": {judge: listed(values) for judge, values in crowd.items()},
+            "inputs": context.inputs,
         }
 
     def _impossible(self, name: str, person: AttackedPerson) -> str:

@@ -13,6 +13,7 @@ from guide_jax.console import Console
 from guide_jax.latents import LatentFinder
 from guide_jax.metrics.judges import Judge
 from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks, locate
 
 PEOPLE = 100  # random people from whom attacks start and thresholds are computed
@@ -65,6 +66,14 @@ class AttackContext:
             config.source.psi,
             self.directions,
         )
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, str]:
+        """Path -> SHA-256 of the files that only attacks need."""
+        files = list(self.strangers.files) if self.strangers else []
+        if self.settings.directions:
+            files.append(locate(self.settings.directions))
+        return {str(path): fingerprint.of_path(path) for path in files}
 
     @property
     def has_encoder(self) -> bool:

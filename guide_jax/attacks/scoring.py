@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from guide_jax.attacks.copies import grey
+from guide_jax.errors import UnlearningError
 from guide_jax.faces.variants import ALTERATIONS, variants
 from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration
@@ -42,7 +43,17 @@ class Scorer:
         self._judges = dict(by_name)
 
     def see(self, images: np.ndarray) -> Seen:
-        """Embeds images `[N, H, W, 3]`."""
+        """Embeds images `[N, H, W, 3]`.
+
+        Raises:
+            UnlearningError: an image is not finite. Judges would find no face in it,
+                and the attack would seem to have failed.
+        """
+        if not np.isfinite(images).all():
+            raise UnlearningError(
+                "an attacked generator's images are not finite, so there is no verdict;"
+                " try a lower config.attack.learning_rate"
+            )
         colourless = grey(np.asarray(images))
         return Seen(
             {name: judge(images) for name, judge in self._judges.items()},

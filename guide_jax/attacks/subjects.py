@@ -1,6 +1,7 @@
 """Whom attacks are directed at: the person, and people whom no generator has seen."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,7 @@ class Strangers(NamedTuple):
         resolution: side in pixels that holds all their detail.
         described: where they come from.
         generated: whether another generator made them.
+        files: the photos, or the other generator.
     """
 
     images: np.ndarray
@@ -52,6 +54,7 @@ class Strangers(NamedTuple):
     resolution: int
     described: str
     generated: bool = False
+    files: tuple[Path, ...] = ()
 
 
 def find_strangers(
@@ -89,7 +92,11 @@ def find_strangers(
     else:
         photos, _ = latents.read(list_photos(where)[:count])
         found = Strangers(
-            photos.images, photos.images, resolution, f"photos in {where}"
+            photos.images,
+            photos.images,
+            resolution,
+            f"photos in {where}",
+            files=photos.paths,
         )
     if len(found.images) < 2:
         raise InputError(
@@ -124,7 +131,8 @@ def _generated(
         for x in (edited, w)
     )
     sharp = min(resolution, other.resolution)
-    return Strangers(images, faces, sharp, f"people of {path}", generated=True)
+    about = f"people of {path}"
+    return Strangers(images, faces, sharp, about, generated=True, files=(locate(path),))
 
 
 def photographs(

@@ -91,6 +91,9 @@ class EvaluateJob:
         self._measures = fingerprint.of_measures(
             config, networks.hashes, files, made_of
         )
+        self._judge_files = {path.name: fingerprint.of_file(path) for path in files}
+        if made_of:
+            self._judge_files["FID"] = made_of
         self._w_others = self.latents.random(settings.seed, settings.others)
 
     def _make_judges(self) -> dict[str, Judge]:
@@ -244,6 +247,8 @@ class EvaluateJob:
         worst, entry["worst_others"] = self._worst(kept)
         entry["calibration"] = self._error_rates()
         entry["ids"] = self.ids(record.training)
+        entry["inputs"] = self._inputs(person)
+        entry["trained_with"] = record.versions
         entry["seconds"] = {"training": record.seconds}
         if attacks := folder.attacks(record.training):
             add_verdict(entry, attacks)
@@ -267,6 +272,18 @@ class EvaluateJob:
         folder.save_embeddings(embeddings | {"floor": floor})
         folder.save_results(summarise([Done(entry, folder.path)], [], settings))
         return entry
+
+    def _inputs(self, person: Person) -> dict[str, Any]:
+        """Returns the hashes of the files that a person's results depend on."""
+        networks = self._networks
+        return {
+            "networks": {
+                role: {**networks.files.get(role, {}), "weights": digest}
+                for role, digest in networks.hashes.items()
+            },
+            "photos": fingerprint.of_photos((*person.photos, *person.tests)),
+            "judges": dict(self._judge_files),
+        }
 
     def _worst(self, kept: Kept) -> tuple[np.ndarray, list[float | None]]:
         """Returns the indices and similarities of the least kept people."""
@@ -376,6 +393,8 @@ def add_verdict(entry: dict[str, Any], attacks: Mapping[str, Any]) -> None:
     entry["verdict"] = attacks["verdict"]
     entry["measures"] = {"level": attacks["verdict"]["level"], **entry["measures"]}
     entry["ids"] = entry["ids"] | {"attacks": attacks["made_of"]}
+    if "inputs" in entry:  # not in results of earlier versions
+        entry["inputs"] = entry["inputs"] | {"attacks": attacks.get("inputs", {})}
 
 
 def method_of(settings: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Runs a mode: the table of modes, devices and networks (start reading here)."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from guide_jax.experiment.workers import MakeJob, worker_on
 from guide_jax.people import list_people
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks, load_networks
+from guide_jax.storage.lock import locked
+from guide_jax.storage.run_folder import RENDER
 from guide_jax.training import distributed, sharding
 from guide_jax.training.sharding import DeviceGroup
 
@@ -101,13 +104,15 @@ def _run_people(
             worker_on(i, device, config, networks, make_job)
             for i, device in enumerate(devices[: len(people)])
         ]
-        return run_everyone(config, workers, people, workdir)
+        with locked(workdir):
+            return run_everyone(config, workers, people, workdir)
     _check_same(config, networks)
-    job = make_job(config, networks, DeviceGroup(devices), Console())
-    try:
-        return run_everyone(config, [job], people, workdir)
-    finally:
-        job.close()
+    with locked(workdir):
+        job = make_job(config, networks, DeviceGroup(devices), Console())
+        try:
+            return run_everyone(config, [job], people, workdir)
+        finally:
+            job.close()
 
 
 def _run_render(
@@ -115,7 +120,9 @@ def _run_render(
 ) -> dict[str, Any]:
     """Renders on JAX's first device."""
     del devices
-    return render(config, workdir)
+    # A folder of its own, because people may be forgotten in the workdir meanwhile.
+    with locked(workdir / RENDER):
+        return render(config, workdir)
 
 
 def _run_attack(
@@ -197,6 +204,8 @@ def _check_same(config: Config, networks: Networks) -> None:
 
 def _cache_programs(cache: Path) -> None:
     """Makes JAX cache compiled programs, unless a cache folder is already set."""
+    # A program that is not cached is compiled again; JAX warns about each.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
     settings: Any = jax.config
     if not settings.jax_compilation_cache_dir:
         folder = str(cache.resolve() / "programs")

@@ -10,8 +10,10 @@ from guide_jax.experiment.evaluate import EvaluateJob, method_of
 from guide_jax.latents import Found, LatentFinder
 from guide_jax.people import Person
 from guide_jax.reports import pictures
+from guide_jax.reports.summary import versions
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks
+from guide_jax.storage.origin import Origin
 from guide_jax.storage.run_folder import PICTURES, PersonFolder, TrainingRecord
 from guide_jax.training import sharding
 from guide_jax.training.losses import LossNetworks
@@ -129,6 +131,17 @@ class UnlearnJob:
         self, person: Person, who: str, folder: PersonFolder, training: str
     ) -> Found:
         """Trains and stores the result; returns what the person's photos gave."""
+        origin = Origin(
+            config=self._config.fields,
+            person=person.title,
+            who=who,
+            networks=dict(self._networks.hashes),
+            versions=versions(),
+        )
+        if self._config.overwrite:
+            folder.drop_others(training, origin)
+        else:
+            folder.check_replaceable(training, origin)
         found = self._latents(person)
         codes = found.codes
         folder.prepare()
@@ -139,6 +152,7 @@ class UnlearnJob:
             f" {self._networks['generator'].resolution} px,"
             f" {method_of(config.fields)}); results go to {folder.path}"
         )
+        state = folder.train_state(training, config.training.save_every, origin)
         with folder.step_log(training) as log:
             try:
                 unlearned = self._train(
@@ -146,10 +160,11 @@ class UnlearnJob:
                     codes.w_target,
                     fold_map=found.fold_map,
                     on_step=log,
-                    state=folder.train_state(training, config.training.save_every),
+                    state=state,
                 )
             except UnlearningError:
-                log.drop()
+                if state.step is None:  # otherwise a resumed run continues the log
+                    log.drop()
                 raise
         record = TrainingRecord(
             config=config.fields,
@@ -161,6 +176,8 @@ class UnlearnJob:
             seconds=round(log.seconds, 1),
             photos=max(1, len(found.photos.paths)),
             tests=[path.name for path in found.tests.paths],
+            networks=dict(origin.networks),
+            versions=dict(origin.versions),
         )
         folder.finish(unlearned, codes, record)
         return found

@@ -49,6 +49,7 @@ def render_report(summary: Mapping[str, Any], done: Sequence[Done], name: str) -
         columns=columns,
         rows=[[_text(row, column) for column in columns] for row in rows],
         people=[_person(entry, folder) for entry, folder in done],
+        inputs=_inputs(summary),
         config=json.dumps(summary["config"], indent=2),
         levels=LEVELS,
         large=LARGE,
@@ -107,6 +108,19 @@ def _worst(entry: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]
         ("no face" if value is None else f"{value:.2f}", before, after)
         for value, (before, after) in zip(values, pairs, strict=False)
     ]
+
+
+def _inputs(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns what each file that went in is for, its name and its hash, once."""
+    rows: list[tuple[str, str, str]] = []
+    for entry in summary["people"]:
+        found = entry.get("inputs", {})  # not in results of earlier versions
+        for role, file in found.get("networks", {}).items():
+            if "sha256" in file:
+                rows.append((role, file["path"], file["sha256"]))
+        for part in ("photos", "judges", "attacks"):
+            rows += [(part, *item) for item in found.get(part, {}).items()]
+    return list(dict.fromkeys(rows))
 
 
 @functools.cache

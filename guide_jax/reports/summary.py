@@ -13,7 +13,12 @@
     id_targets  mean identity similarity of different people's targets, or null
     failed      title and fault of each person who failed
     config      settings of the training and of the measures
-    versions    versions of packages and Python, and the kind of device
+    versions    versions of packages, Python and this code (a hash of its source), the
+                kind of device, and the system
+
+An entry's "inputs" are the SHA-256 of all files that went in: "networks" by role, with
+the hash of the weights that `ids` depend on, "photos", "judges" (the external ones')
+and, after attacks, "attacks". "trained_with" are the versions of the training.
 """
 
 import csv
@@ -31,9 +36,13 @@ import numpy as np
 from guide_jax.metrics.judges import Faces, strangers
 from guide_jax.reports.columns import Column, cells
 from guide_jax.storage.fingerprint import SCHEMA
+from guide_jax.storage.origin import code_hash
 from guide_jax.storage.run_folder import EMBEDDINGS
 
-PACKAGES = "guide-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
+PACKAGES = (
+    "guide-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy",
+    "pillow",
+)  # fmt: skip
 
 
 class Done(NamedTuple):
@@ -117,10 +126,12 @@ def to_csv(summary: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of packages, and the kind of device."""
+    """Returns versions of Python, packages and this code, the device and the system."""
     found = {
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "system": platform.platform(),
+        "code": code_hash(),
     }
     for package in PACKAGES:
         try:

@@ -13,7 +13,7 @@ from guide_jax.people import Person
 # Fields that do not change what a training computes.
 NOT_TRAINING = (
     "name", "save_every", "cache", "source", "networks", "evaluate", "render",
-    "gradient_accumulation", "parallel", "attack",
+    "gradient_accumulation", "parallel", "attack", "overwrite",
 )  # fmt: skip
 # Version of the schema of results.json; results in an older one are measured again.
 SCHEMA = 4
@@ -117,6 +117,30 @@ def of_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def of_path(path: Path) -> str:
+    """Returns the SHA-256 of a file, or of a folder's files and their names.
+
+    A folder's is that of the lines that `sha256sum` prints for its files, sorted by
+    name.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return of_file(path)
+    lines = [
+        f"{of_file(file)}  {file.relative_to(path).as_posix()}\n"
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    ]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def of_photos(paths: Sequence[Path]) -> dict[str, str]:
+    """Returns path -> SHA-256 of photos; "unreadable" for one that cannot be read."""
+    return {str(path): _of_photo(path) for path in paths}
 
 
 def of(data: object) -> str:

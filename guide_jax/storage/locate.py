@@ -1,7 +1,7 @@
 """Finds and loads the networks that a config names, or says how to get them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from guide_jax.config_types import Config
 from guide_jax.errors import InputError
 from guide_jax.inversion import fits
 from guide_jax.models.network import network_hash, on_device
+from guide_jax.storage import fingerprint
 from guide_jax.storage.network_file import load_network
 
 KINDS = {
@@ -34,10 +35,13 @@ class Networks:
     Attributes:
         by_role: role -> network, for the roles that the run needs.
         hashes: role -> `network_hash`, computed once.
+        files: role -> the "path" that the config names, and the "sha256" of what is
+            there.
     """
 
     by_role: Mapping[str, nnx.Module]
     hashes: Mapping[str, str]
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __getitem__(self, role: str) -> Any:
         return self.by_role[role]
@@ -49,7 +53,7 @@ class Networks:
     def on_device(self, device: jax.Device) -> "Networks":
         """Returns copies of the networks on a device."""
         copies = {role: on_device(x, device) for role, x in self.by_role.items()}
-        return Networks(copies, self.hashes)
+        return Networks(copies, self.hashes, self.files)
 
 
 def load_networks(config: Config) -> Networks:
@@ -94,7 +98,14 @@ def load_networks(config: Config) -> Networks:
             del networks[role]  # attacks do without it
     _check_lpips(config, networks, paths["lpips"])
     hashes = {role: network_hash(network) for role, network in networks.items()}
-    return Networks(networks, hashes)
+    files = {
+        role: {
+            "path": config.networks[role].path,
+            "sha256": fingerprint.of_path(paths[role]),
+        }
+        for role in networks
+    }
+    return Networks(networks, hashes, files)
 
 
 def _check_lpips(config: Config, networks: Mapping[str, Any], path: Path) -> None:

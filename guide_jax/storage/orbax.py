@@ -1,6 +1,12 @@
 """Saves and loads trees of arrays as Orbax folders, one thread at a time."""
 
+import errno
+import os
+import re
+import shutil
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +15,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as orbax
+from absl import logging
 from orbax.checkpoint import v1 as ocp
+
+from guide_jax.storage.atomic import remove
 
 # Orbax numbers the operations of a process, so two threads that save at once would
 # write to each other's folders.
 _orbax = threading.Lock()
+# Where Orbax writes a folder before it renames it.
+_TEMPORARY = "orbax-checkpoint-tmp"
+ENDING = 0.5  # seconds in which the other writes end after one has failed
 
 
 def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
@@ -23,17 +35,31 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
         path: absolute path of the folder.
         tree: a tree of NumPy or JAX arrays.
         about: JSON-able metadata, which `read_about` returns.
+
+    Raises:
+        OSError: the folder cannot be written, for example because the disk is full. An
+            existing one is unchanged.
     """
     options = orbax.options.MultiprocessingOptions(**_this_process())
     handler = orbax.CompositeCheckpointHandler(
         state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
     # The v1 function writes the same format, but always waits for all processes.
     checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
     with _orbax, checkpointer:
-        checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
+        _clean_up(path)  # left by a program that was killed
+        _check_space(path.parent, size)
+        try:
+            with _quiet():
+                checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
+        except BaseException as error:
+            _clean_up(path)
+            if code := _system_code(error):
+                raise OSError(code, os.strerror(code), str(path)) from error
+            raise
 
 
 def load(path: Path, like: Any = None) -> Any:
@@ -54,6 +80,42 @@ def read_about(path: Path) -> Any:
     """Returns a folder's metadata; Orbax raises any exception if it is damaged."""
     with _alone():
         return ocp.metadata(path).custom_metadata
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raises OSError if a disk lacks `size` bytes, before Orbax's threads find out."""
+    if folder.exists() and shutil.disk_usage(folder).free < size:
+        code = errno.ENOSPC
+        raise OSError(code, os.strerror(code), str(folder))
+
+
+def _clean_up(path: Path) -> None:
+    for part in path.parent.glob(f"{path.name}.{_TEMPORARY}*"):
+        remove(part)
+
+
+def _system_code(error: BaseException) -> int | None:
+    """Returns the errno behind an exception of Orbax, or None."""
+    if isinstance(error, OSError):
+        return error.errno
+    # TensorStore raises ValueError with the code in its message.
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing tracebacks of errors that `save` raises."""
+    logger, hook = logging.get_absl_logger(), sys.unraisablehook
+    before, logger.disabled = logger.disabled, True
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    except BaseException:
+        time.sleep(ENDING)
+        raise
+    finally:
+        logger.disabled, sys.unraisablehook = before, hook
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from guide_jax.storage.atomic import (
     write_json,
 )
 from guide_jax.storage.network_file import load_network, read_about, save_network
+from guide_jax.storage.origin import Origin, in_words
 from guide_jax.storage.step_log import StepLog
 from guide_jax.training.checkpoint import TrainStateStore
 
@@ -46,6 +47,8 @@ class TrainingRecord:
         seconds: training time in seconds.
         photos: how many of the codes are those of photos, the first ones.
         tests: names of the test photos that were used.
+        networks: role -> hash of the network.
+        versions: of packages, Python and this code.
     """
 
     config: dict[str, Any]
@@ -57,12 +60,20 @@ class TrainingRecord:
     seconds: float
     photos: int = 1  # not in records of 0.1.0
     tests: list[str] = dataclasses.field(default_factory=list)
+    networks: dict[str, str] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TrainingRecord":
         """Reads a record; raises TypeError if a field is missing."""
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: data[name] for name in names & data.keys()})
+
+    @property
+    def origin(self) -> Origin:
+        """What the training was made from."""
+        networks = {"generator": self.generator} | self.networks
+        return Origin(self.config, self.person, self.who, networks, self.versions)
 
 
 class Stored(NamedTuple):
@@ -109,11 +120,71 @@ class PersonFolder:
                 f"cannot write results to {self.path} ({error})"
             ) from error
 
+    def check_replaceable(self, training: str, now: Origin) -> None:
+        """Checks that a training takes nothing away that others have left here.
+
+        Args:
+            training: the training's hash.
+            now: what it is made from.
+
+        Raises:
+            InputError: the folder holds the result of another training, or a checkpoint
+                that the training would replace. The message says what differs.
+        """
+        cure = "choose another --workdir, or replace it with --config.overwrite=True"
+        record = self._record()
+        if record and record.training != training:
+            raise InputError(
+                f"{self.path} holds the result of {record.person} with other settings"
+                f" ({in_words(record.origin.differences(now))}); {cure}"
+            )
+        found = self.train_state("", 0).found()
+        if found is None or self._continues(training, now):
+            return
+        belongs_to, origin = found
+        there = Origin.from_json(origin) if origin else None
+        if belongs_to != training:
+            what, differences = "with other settings", []
+            if there:
+                differences = there.differences(now)
+        else:
+            what = "of another version, with which it would not end in the same numbers"
+            differences = there.other_versions(now) if there else []
+        raise InputError(
+            f"{self.path} holds the checkpoint of an interrupted training {what}"
+            f" ({in_words(differences)}); finish that one, {cure}"
+        )
+
+    def drop_others(self, training: str, now: Origin) -> None:
+        """Removes the checkpoint of a training that `now` does not continue."""
+        if not self._continues(training, now):
+            self.train_state("", 0).drop()
+
+    def _continues(self, training: str, now: Origin) -> bool:
+        """Returns whether a training may resume from the stored checkpoint."""
+        found = self.train_state("", 0).found()
+        if found is None:
+            return False
+        belongs_to, origin = found
+        # Checkpoints of 0.1.0 don't say what they are made from.
+        same_versions = not origin or not Origin.from_json(origin).other_versions(now)
+        return belongs_to == training and same_versions
+
+    def _record(self) -> TrainingRecord | None:
+        """Returns the record of the stored generator, or None."""
+        try:
+            return TrainingRecord.from_json(read_about(self.path / GENERATOR))
+        except (OSError, TypeError, ValueError):
+            return None
+
     # While training ------------------------------------------------------------------
 
-    def train_state(self, training: str, every: int) -> TrainStateStore:
-        """Returns the checkpoint store for a training, given its hash."""
-        return TrainStateStore(self.path / TRAIN_STATE, training, every)
+    def train_state(
+        self, training: str, every: int, origin: Origin | None = None
+    ) -> TrainStateStore:
+        """Returns the checkpoint store for a training, given its hash and origin."""
+        made_from = origin.as_json() if origin else None
+        return TrainStateStore(self.path / TRAIN_STATE, training, every, made_from)
 
     def step_log(self, training: str) -> StepLog:
         """Returns the step log for a training, given its hash."""
@@ -144,10 +215,13 @@ class PersonFolder:
         if log.exists():
             log.replace(self.path / METRICS)
         # Left by programs that were killed.
-        for path in self.path.glob(f".{METRICS}.*.part"):
-            path.unlink()
         for path in self.path.glob(f".{GENERATOR}.*"):
             shutil.rmtree(path)
+        found = self.train_state("", 0).found()
+        if found and found[0] != training:
+            return  # another training may still resume
+        for path in self.path.glob(f".{METRICS}.*.part"):
+            path.unlink()
         self.train_state("", 0).drop()
 
     def _log_path(self, training: str) -> Path:

@@ -17,7 +17,14 @@ from guide_jax.training import distributed
 from guide_jax.training.context import StepContext
 from guide_jax.training.losses import PairTerms, loss_terms, term_weights
 from guide_jax.training.sharding import DeviceGroup, Shards, all_reduce
-from guide_jax.training.step import draw_latents, gradients, update
+from guide_jax.training.step import draw_latents, gradient_size, gradients, update
+
+# The share of the free memory that a step is planned with: judges and other programs
+# need some too.
+PLANNED = 0.8
+# One pair alone, relative to a pair's share of all pairs at once: weights and Adam's
+# moments are there in any case.
+ALONE = 1.25
 
 
 def bytes_of_pair(resolution: int) -> int:
@@ -32,7 +39,7 @@ def bytes_of_pair(resolution: int) -> int:
 def is_needed(
     choice: str, sampling: Sampling, resolution: int, group: DeviceGroup
 ) -> tuple[bool, str]:
-    """Decides whether gradients are accumulated.
+    """Decides whether gradients are accumulated, from the memory that is free.
 
     Args:
         choice: "auto", "always" or "never", from config.gradient_accumulation.
@@ -41,22 +48,33 @@ def is_needed(
         group: the devices that share a step.
 
     Returns:
-        The decision, and a line that explains it if "auto" turned accumulation on.
+        The decision, and the plan in a line, which says so if too little is free.
     """
-    if choice != "auto":
-        return choice == "always", ""
     random = sampling.num_adjacent + sampling.num_global
     pairs = 1 + random // len(group.devices)
     # Process 0's memory decides, since all processes must run the same programs.
-    available = float(distributed.broadcast(np.float32(group.memory())))
-    needed = pairs * bytes_of_pair(resolution)
-    if needed < available:
-        return False, ""
-    return True, (
-        f"gradient accumulation is on: all {pairs} pairs of a step at once would take"
-        f" about {needed / 1e9:.0f} GB, but only {available / 1e9:.0f} GB are available"
-        " (config.gradient_accumulation)"
-    )
+    free = float(distributed.broadcast(np.float32(group.memory())))
+    at_once, one = (n * bytes_of_pair(resolution) for n in (pairs, 1))
+    accumulates = choice == "always" or (choice == "auto" and at_once > PLANNED * free)
+    plan, needed = f"all {pairs} pairs of a step at once", float(at_once)
+    if accumulates:
+        plan, needed = "one pair of images at a time", ALONE * one
+        if choice == "auto":
+            plan = (
+                f"gradient accumulation is on, because all {pairs} pairs of a step at"
+                f" once would take about {_gigabytes(at_once)}; {plan}"
+            )
+    line = f"memory: {plan}, about {_gigabytes(needed)} of {_gigabytes(free)} free"
+    if needed > PLANNED * free:
+        cure = "end other programs, or use a smaller generator"
+        if not accumulates:
+            cure = "set config.gradient_accumulation to 'auto'"
+        line += f"; it may not fit, and the system may end the run: {cure}"
+    return accumulates, line
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def make_accumulating_step(
@@ -112,7 +130,8 @@ def make_accumulating_step(
             placed = shards.place(values, index, own=True)
             total, values = all_reduce((total, placed))
         student, opt_state = update(context, student, opt_state, total)
-        return student, opt_state, loss_terms(values, context.weights, own)
+        terms = loss_terms(values, context.weights, own)
+        return student, opt_state, terms | gradient_size(total)
 
     draw = group.map(draw, mapped=(False,) * 6, out_mapped=True)
     add = group.map(

@@ -26,6 +26,10 @@ OWN_WEIGHT = 0.3  # of one of the person's codes, relative to one near the thres
 RIDGE = 0.01  # relative to the codes' mean variance
 
 
+# Compiled, because its intermediate results would take a gigabyte otherwise.
+_draw_pairs = jax.jit(draw_pairs, static_argnames="settings")
+
+
 def edit(
     generator: Generator,
     settings: Fold,
@@ -81,7 +85,7 @@ def regression_pairs(
     """
     rows = np.arange(max(OWN, len(w_u))) % len(w_u)
     many = replace(settings, adjacent=NEAR, others=OTHERS)
-    pairs = draw_pairs(
+    pairs = _draw_pairs(
         jnp.asarray(people),
         jnp.asarray(w_avg),
         many,

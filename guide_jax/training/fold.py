@@ -29,7 +29,7 @@ from guide_jax.config_types import Fold
 from guide_jax.models.generator import reads_code
 from guide_jax.target import FoldMap
 from guide_jax.training.context import StepContext, Tree
-from guide_jax.training.step import update
+from guide_jax.training.step import gradient_size, update
 
 POOL = 64  # random people from whom a step's codes are mixed
 OFFSET = 0.8  # largest offset added to the person's codes, in random people's own
@@ -215,7 +215,7 @@ def make_fold_step(
 
     Its `constants` also hold the person's `fold_map`, and its `opt_state` is that of
     Adam and that of `measured`. Its terms are "local", "adjacency" and "global", the
-    mean distances of the three kinds of pairs, and "total", the loss.
+    mean distances of the three kinds of pairs, "total", the loss, and "gradient".
 
     Args:
         context: from `make_context`.
@@ -261,6 +261,6 @@ def make_fold_step(
         student, along = measured.update(
             student, constants["source"], grads, along, fold_map
         )
-        return student, (adam, along), terms
+        return student, (adam, along), terms | gradient_size(grads)
 
     return jax.jit(step, donate_argnums=(0, 1))

@@ -8,7 +8,6 @@ every device applies the same update.
 several processes, and `experiment/workers.py` gives each device its own person instead.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,9 +21,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guide_jax.config_types import Sampling
 from guide_jax.errors import InputError
+from guide_jax.training import memory
 from guide_jax.training.context import StepContext
 from guide_jax.training.losses import PairTerms, loss_terms, term_weights
-from guide_jax.training.step import draw_latents, gradients, update
+from guide_jax.training.step import draw_latents, gradient_size, gradients, update
 
 Tree = Any
 AXIS = "devices"
@@ -60,12 +60,11 @@ class DeviceGroup:
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def memory(self) -> int:
-        """Returns how many bytes each device of this process may use."""
+        """Returns how many bytes are free for each device of this process."""
         stats = self.local[0].memory_stats()
         if stats and "bytes_limit" in stats:
-            return stats["bytes_limit"]
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return whole // jax.local_device_count()
+            return max(0, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+        return memory.free() // jax.local_device_count()
 
     def map(
         self,
@@ -183,7 +182,8 @@ def make_sharded_step(
         parts = lax.cond(index == 0, lambda: part(True), lambda: part(False))
         grads, values = all_reduce(parts)
         student, opt_state = update(context, student, opt_state, grads)
-        return student, opt_state, loss_terms(values, context.weights, own)
+        terms = loss_terms(values, context.weights, own)
+        return student, opt_state, terms | gradient_size(grads)
 
     return group.map(step, mapped=(False,) * 7, donate=(0, 1))
 

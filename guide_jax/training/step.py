@@ -119,6 +119,14 @@ def update(
     return optax.apply_updates(student, updates), opt_state
 
 
+def gradient_size(grads: Tree) -> dict[str, jax.Array]:
+    """Returns the term "gradient", its L2 norm, which is finite only if all of it is.
+
+    The loss may be finite where its gradient is not.
+    """
+    return {"gradient": optax.global_norm(grads)}
+
+
 def take_step(
     context: StepContext,
     student: Tree,
@@ -140,13 +148,15 @@ def take_step(
         sampling: how many latents were drawn.
 
     Returns:
-        Student and opt_state after the step, and the loss terms before it.
+        Student and opt_state after the step, and the terms before it: those of
+        `losses.loss_terms`, and of `gradient_size`.
     """
     counts = sampling.num_adjacent, sampling.num_global, num_codes
     weights = term_weights(context.weights, *counts)
     grads, values = gradients(context, student, constants, latents, weights)
     student, opt_state = update(context, student, opt_state, grads)
-    return student, opt_state, loss_terms(values, context.weights, num_codes)
+    terms = loss_terms(values, context.weights, num_codes)
+    return student, opt_state, terms | gradient_size(grads)
 
 
 def make_step(context: StepContext, sampling: Sampling) -> Callable:

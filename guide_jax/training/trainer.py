@@ -113,7 +113,8 @@ class Trainer:
             A new generator with its own synthesis network.
 
         Raises:
-            UnlearningError: a loss, or the trained generator's image, is not finite.
+            UnlearningError: a loss, a gradient, or the trained generator's image, is
+                not finite. The message names the step, the terms and the checkpoint.
         """
         settings = self._settings
         self._set_fold_map(fold_map)
@@ -137,7 +138,10 @@ class Trainer:
                 on_step(step, terms)
 
             save = state.save if state else None
-            student = self._take(order, begin, report, save)
+            try:
+                student = self._take(order, begin, report, save)
+            except UnlearningError as error:
+                raise UnlearningError(f"{error}; {_last_good(state)}") from error
         return self._with_student(student)
 
     def _edited(
@@ -243,13 +247,13 @@ class Trainer:
             due = every > 0 and (i + 1) % every == 0 and i + 1 < steps
             read(0 if due else 1)
             if due:
-                self._check_image(student, order.w_u)
+                self._check_image(student, order.w_u, i + 1)
                 if save:
                     state = _state(i + 1, order.key, student, opt_state)
                     save(jax.device_get(state))
         read(0)
         # A step's loss is measured before its update, so the last update is unchecked.
-        self._check_image(student, order.w_u)
+        self._check_image(student, order.w_u, steps)
         return devices.first(student)
 
     def _set_fold_map(self, fold_map: FoldMap | None) -> None:
@@ -267,12 +271,12 @@ class Trainer:
             opt_state = opt_state, along
         return _state(0, jax.random.key_data(key), student, opt_state)
 
-    def _check_image(self, student: Tree, w_u: np.ndarray) -> None:
+    def _check_image(self, student: Tree, w_u: np.ndarray, steps: int) -> None:
         unlearned = self._with_student(self._devices.first(student))
         if not np.isfinite(self._show(unlearned, w_u)).all():
             raise UnlearningError(
-                "the trained generator's images are not finite, so it was not saved;"
-                " try a lower config.optimizer.learning_rate"
+                f"the trained generator's images are not finite after {steps} steps, so"
+                " it was not saved; try a lower config.optimizer.learning_rate"
             )
 
 
@@ -320,12 +324,22 @@ def _codes_of(
 
 
 def _checked(step: int, terms: dict[str, float]) -> dict[str, float]:
-    if not np.isfinite(terms["total"]):
-        raise UnlearningError(
-            f"the loss is {terms['total']} at step {step}, so no result was saved; try"
-            " a lower config.optimizer.learning_rate"
-        )
-    return terms
+    """Returns a step's terms without its gradient's norm, if all are finite."""
+    for name, what in (("total", "loss"), ("gradient", "norm of the gradient")):
+        if not np.isfinite(terms.get(name, 0.0)):
+            each = ", ".join(f"{key} {value:.4g}" for key, value in terms.items())
+            raise UnlearningError(
+                f"the {what} is {terms[name]} at step {step} ({each}), so no result was"
+                " saved; try a lower config.optimizer.learning_rate"
+            )
+    return {name: value for name, value in terms.items() if name != "gradient"}
+
+
+def _last_good(state: TrainStateStore | None) -> str:
+    """Names the last checkpoint, which holds finite numbers only."""
+    if state is None or state.step is None:
+        return "there is no checkpoint before that"
+    return f"the last good checkpoint, of {state.step} steps, is {state.path}"
 
 
 def _state(

@@ -5,6 +5,7 @@ import pytest
 
 from guide_jax.attacks import scoring
 from guide_jax.attacks.copies import grey, rephotographed
+from guide_jax.errors import UnlearningError
 from guide_jax.metrics.judges import Faces
 
 RNG = np.random.default_rng(0)
@@ -45,6 +46,12 @@ def test_no_face_has_no_similarity():
     assert np.isnan(found[0])
     np.testing.assert_allclose(found[1], 1, atol=1e-5)
     assert np.isnan(scoring.closest(seen, seen.rows([0]))["judge"]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_broken_image_is_an_error_and_not_an_image_without_a_face(bad):
+    with pytest.raises(UnlearningError, match="images are not finite, so there is no"):
+        SCORER.see(np.concatenate([plain(1, 1, 1), plain(bad, 1, 1)]))
 
 
 def test_grey_images_have_equal_channels_and_their_luma():

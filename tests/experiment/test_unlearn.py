@@ -193,19 +193,53 @@ def test_changed_measure_settings_need_no_new_training(
     assert again["measures"]["lpips_kept"] != results["measures"]["lpips_kept"]
 
 
-@pytest.mark.parametrize("change", [{"steps": 7}, {"seed": 3}, {"source.psi": 0.5}])
-def test_changed_training_settings_train_again(first, networks, tmp_path, change):
+def contents(folder):
+    return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"steps": 7}, "config.steps is 6 there, 7 now"),
+        ({"seed": 3}, "config.seed is 0 there, 3 now"),
+        ({"source.psi": 0.5}, "config.source.psi is 1.0 there, 0.5 now"),
+    ],
+)
+def test_results_of_other_settings_are_replaced_only_if_asked_for(
+    first, networks, tmp_path, change, differs
+):
     _, folder, results = first
     folder = copy_of(folder, tmp_path)
-    again = job(networks, settings(**change))(SEED, PersonFolder(folder))
+    before = contents(folder)
+    with pytest.raises(InputError) as caught:
+        job(networks, settings(**change))(SEED, PersonFolder(folder))
+    assert str(caught.value) == (
+        f"{folder} holds the result of seed 5 with other settings ({differs}); choose"
+        " another --workdir, or replace it with --config.overwrite=True"
+    )
+    assert contents(folder) == before
+    work = job(networks, settings(overwrite=True, **change))
+    again = work(SEED, PersonFolder(folder))
     assert again["measures"]["lpips_person"] != results["measures"]["lpips_person"]
     assert again["ids"]["training"] != results["ids"]["training"]
 
 
-def test_changed_network_weights_train_again(first, networks, tmp_path, monkeypatch):
+def test_results_of_other_people_and_networks_are_not_replaced(
+    first, networks, tmp_path, monkeypatch
+):
     _, folder, _ = first
     folder = copy_of(folder, tmp_path)
-    work = job(networks | {"identity": tiny.identity(7)})
+    before = contents(folder)
+    other = Person("seed_6", "seed 6", seed=6)
+    with pytest.raises(InputError, match=r"\(the person is seed 5 there, seed 6 now\)"):
+        job(networks)(other, PersonFolder(folder))
+    changed = networks | {"identity": tiny.identity(7)}
+    with pytest.raises(
+        InputError, match=r"\(config.networks.identity has other weights\)"
+    ):
+        job(changed)(SEED, PersonFolder(folder))
+    assert contents(folder) == before
+    work = job(changed, settings(overwrite=True))
     trainings = record_trainings(monkeypatch, work)
     work(SEED, PersonFolder(folder))
     assert len(trainings) == 1
@@ -247,7 +281,13 @@ def test_measuring_again_keeps_the_training_settings(first, networks, tmp_path):
     assert config["evaluate"]["others"] == 3
 
 
-def test_codes_of_another_training_are_not_measured(first, tmp_path, monkeypatch):
+def drop_checkpoint(folder):
+    PersonFolder(folder).train_state("", 0).drop()
+
+
+def test_codes_of_another_training_are_not_measured(
+    first, networks, tmp_path, monkeypatch
+):
     work, folder, results = first
     folder = copy_of(folder, tmp_path)
     other = Person("seed_6", "seed 6", seed=6)
@@ -257,8 +297,10 @@ def test_codes_of_another_training_are_not_measured(first, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "save_network", kill)
+        replacing = job(networks, settings(overwrite=True))
         with pytest.raises(Killed):  # after saving codes, before the generator
-            work(other, PersonFolder(folder))
+            replacing(other, PersonFolder(folder))
+    drop_checkpoint(folder)
     with pytest.raises(InputError, match="a different training than generator"):
         work._evaluate(SEED, PersonFolder(folder))
     trainings = record_trainings(monkeypatch, work)
@@ -349,10 +391,9 @@ def test_an_interrupted_run_resumes_to_the_same_results(
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in whole.iterdir()}
 
 
-def test_an_interrupted_run_with_other_settings_is_not_resumed(
-    networks, tmp_path, monkeypatch
-):
-    work = job(networks)
+@pytest.fixture
+def interrupted(networks, tmp_path, monkeypatch):
+    """Returns the folder of a run that was killed after its checkpoint of 4 steps."""
 
     def kill_at_step_5(self, step, terms):
         if step == 5:
@@ -361,15 +402,64 @@ def test_an_interrupted_run_with_other_settings_is_not_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(StepLog, "__call__", kill_at_step_5)
         with pytest.raises(Killed):
-            work(SEED, PersonFolder(tmp_path))
+            job(networks)(SEED, PersonFolder(tmp_path))
     assert (tmp_path / ".checkpoint").exists()
-    steps = []
-    call = StepLog.__call__
+    return tmp_path
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Returns a list to which each further step's index is added."""
+    taken, call = [], StepLog.__call__
     monkeypatch.setattr(
-        StepLog, "__call__", lambda s, i, t: steps.append(i) or call(s, i, t)
+        StepLog, "__call__", lambda s, i, t: taken.append(i) or call(s, i, t)
     )
-    job(networks, settings(seed=1))(SEED, PersonFolder(tmp_path))
+    return taken
+
+
+def test_an_interrupted_run_is_not_continued_with_other_settings(
+    networks, interrupted, steps
+):
+    before = contents(interrupted)
+    with pytest.raises(InputError) as caught:
+        job(networks, settings(seed=1))(SEED, PersonFolder(interrupted))
+    assert str(caught.value) == (
+        f"{interrupted} holds the checkpoint of an interrupted training with other"
+        " settings (config.seed is 0 there, 1 now); finish that one, choose another"
+        " --workdir, or replace it with --config.overwrite=True"
+    )
+    assert contents(interrupted) == before
+    job(networks, settings(seed=1, overwrite=True))(SEED, PersonFolder(interrupted))
     assert steps == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["code", "jax"])
+def test_an_interrupted_run_is_not_continued_by_another_version(
+    networks, interrupted, steps, monkeypatch, name
+):
+    now = unlearn.versions() | {name: "another"}
+    monkeypatch.setattr(unlearn, "versions", lambda: now)
+    with pytest.raises(
+        InputError, match=rf"of another version.*\({name} is '.*' there"
+    ):
+        job(networks)(SEED, PersonFolder(interrupted))
+    job(networks, settings(overwrite=True))(SEED, PersonFolder(interrupted))
+    assert steps == list(range(6))
+
+
+def test_finishing_one_training_keeps_another_one_s_checkpoint(
+    first, networks, steps, tmp_path
+):
+    """The folder holds one training's generator and another one's checkpoint."""
+    _, done, results = first
+    folder = copy_of(done, tmp_path)
+    (folder / "results.json").unlink()
+    store = PersonFolder(folder).train_state("another training", 2)
+    store.save({"step": np.asarray(2)})
+    again = job(networks)(SEED, PersonFolder(folder))
+    assert without_seconds(again) == without_seconds(results)
+    assert store.found() == ("another training", {})
+    assert steps == []
 
 
 def test_results_of_a_run_with_several_people_are_not_the_folder_s_person_s(
@@ -382,7 +472,9 @@ def test_results_of_a_run_with_several_people_are_not_the_folder_s_person_s(
     assert PersonFolder(work).results() is None
     (work / "results.json").write_text("[]")
     assert PersonFolder(work).results() is None
-    summary = many(**{"source.seed": 0})
+    with pytest.raises(InputError, match="the person is seed 5 there, seed 0 now"):
+        many(**{"source.seed": 0})
+    summary = many(**{"source.seed": 0, "overwrite": True})
     assert summary == json.loads((work / "results.json").read_text())
     assert [entry["title"] for entry in summary["people"]] == ["seed 0"]
     assert read_about(work / "generator")["person"] == "seed 0"

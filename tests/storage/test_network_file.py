@@ -117,6 +117,17 @@ def test_a_failed_write_leaves_the_old_network(tmp_path, tiny, name, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["net.npz", "net"])
+@pytest.mark.parametrize("most", [0, 300])
+def test_a_full_disk_leaves_the_old_network(tmp_path, tiny, name, most, limited):
+    save_network(tmp_path / name, tiny)
+    larger = identity()
+    with limited(most), pytest.raises(OSError, match="File too large"):
+        save_network(tmp_path / name, larger)
+    assert load_network(tmp_path / name).config == tiny.config
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_other_files_are_not_overwritten(tmp_path, tiny):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -1,5 +1,7 @@
 """Saving, loading and dropping train states."""
 
+import errno
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
@@ -36,6 +38,28 @@ def test_several_threads_can_save_states_at_once(tmp_path):
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(save_repeatedly, "abcd"))
+
+
+def test_a_full_disk_leaves_the_earlier_state(tmp_path, limited):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    store.save(STATE)
+    large = STATE | {"x": {"y": np.random.default_rng(0).standard_normal(99_999)}}
+    for most in (0, 300, 30_000):
+        with limited(most), pytest.raises(OSError, match="File too large") as caught:
+            store.save(large)
+        assert caught.value.errno == errno.EFBIG
+        assert [path.name for path in tmp_path.iterdir()] == ["state"]
+        assert int(store.load(FRESH)["step"]) == 3
+
+
+def test_a_disk_without_room_is_found_out_before_writing(tmp_path, monkeypatch):
+    store = TrainStateStore(tmp_path / "state", "me", 2)
+    store.save(STATE)
+    none = shutil._ntuple_diskusage(100, 90, 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: none)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.save(STATE)
+    assert int(store.load(FRESH)["step"]) == 3
 
 
 def test_a_damaged_state_is_ignored(tmp_path):

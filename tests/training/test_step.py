@@ -175,6 +175,8 @@ def test_golden_guide_step_2d_tiny_gradient_norms(step):
         atol = 1e-4 * largest if name.endswith("noise_strength") else 0.0
         norm = np.linalg.norm(ours[name])
         np.testing.assert_allclose(norm, value, rtol=2e-3, atol=atol, err_msg=name)
+    whole = np.linalg.norm(list(published.values()))
+    np.testing.assert_allclose(golden_run()[3][step]["gradient"], whole, rtol=1e-3)
 
 
 def in_published_layout(name: str, array: np.ndarray) -> np.ndarray:

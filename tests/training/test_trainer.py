@@ -9,6 +9,7 @@ from flax import nnx
 
 from guide_jax.config_types import LossWeights, PairWeights
 from guide_jax.errors import UnlearningError
+from guide_jax.training import step as training_step
 from guide_jax.training import trainer as training
 from guide_jax.training.accumulate import make_accumulating_step
 from guide_jax.training.checkpoint import TrainStateStore
@@ -152,8 +153,45 @@ def test_a_nan_loss_ends_the_run_with_a_one_line_error(generator):
     with pytest.raises(UnlearningError) as caught:
         run(generator, w_target=np.full_like(W_TARGET, np.nan))
     text = str(caught.value)
-    assert text.startswith("the loss is nan at step 0")
+    assert text.startswith("the loss is nan at step 0 (mse nan, lpips nan, ")
+    assert text.endswith("there is no checkpoint before that")
     assert "\n" not in text
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(generator, monkeypatch, tmp_path):
+    def make_overflowing_step(context, sampling):
+        def step(student, opt_state, constants, w_u, w_target, key, i):
+            terms = dict.fromkeys(("total", "local", "adjacency", "global"), 1.0)
+            size = jnp.float32(np.inf if i == 4 else 2)
+            return student, opt_state, terms | {"gradient": size}
+
+        return step
+
+    monkeypatch.setattr(training, "make_step", make_overflowing_step)
+    state, calls = TrainStateStore(tmp_path / "state", "a training", 2), []
+    with pytest.raises(UnlearningError) as caught:
+        run(generator, steps=8, state=state, on_step=lambda i, terms: calls.append(i))
+    assert str(caught.value) == (
+        "the norm of the gradient is inf at step 4 (total 1, local 1, adjacency 1,"
+        " global 1, gradient inf), so no result was saved; try a lower"
+        " config.optimizer.learning_rate; the last good checkpoint, of 4 steps, is"
+        f" {tmp_path / 'state'}"
+    )
+    assert calls == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("accumulates", ["always", "never"])
+def test_a_step_whose_gradient_overflows_says_so(generator, accumulates, monkeypatch):
+    """The loss is finite, and its gradient isn't, at a root of zero."""
+    loss = training_step.weighted_sum
+
+    def rooted(values, weights):
+        return loss(values, weights) + jnp.sqrt(0 * values.mse[0])
+
+    monkeypatch.setattr(training_step, "weighted_sum", rooted)
+    monkeypatch.setattr(training, "make_step", MAKE_STEP)
+    with pytest.raises(UnlearningError, match="norm of the gradient is nan at step 0"):
+        run(generator, steps=1, gradient_accumulation=accumulates)
 
 
 def test_a_generator_broken_by_the_last_step_is_an_error(generator, monkeypatch):
