@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> list[str]:
         )
         modes = "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items())
         flags.DEFINE_enum("mode", "unlearn", list(MODES), f"{modes}.")
-        rest = FLAGS(argv)
+        rest = FLAGS([_at_home(argument) for argument in argv])
         FLAGS.config.lock()  # a missing file is reported on first use only
     except (AttributeError, TypeError) as error:
         # ml_collections wraps a KeyError; the inner error has the readable message.
@@ -56,6 +56,13 @@ def parse(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"unknown argument {rest[1]!r}; settings look like --config.steps=50", 2)
     return rest
+
+
+def _at_home(argument: str) -> str:
+    """Expands the ~ in --config=~/mine.py, which shells leave as it is."""
+    name, equals, value = argument.partition("=")
+    is_path = name.lstrip("-") == "config"
+    return name + equals + os.path.expanduser(value) if is_path else argument
 
 
 def main(argv: list[str]) -> None:
@@ -74,6 +81,8 @@ def main(argv: list[str]) -> None:
         fail(error, 2)
     except (UnlearningError, OSError) as error:
         fail(error, 1)
+    except MemoryError as error:
+        fail(f"not enough memory ({error or 'no details'}); free some and resume", 1)
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to resume", 130)
 

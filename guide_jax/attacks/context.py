@@ -65,6 +65,8 @@ class AttackContext:
             config.source.psi,
             self.directions,
         )
+        if self.strangers and not self.strangers.generated:
+            console.say(f"never-seen people: {self.strangers.described}")
 
     @property
     def has_encoder(self) -> bool:

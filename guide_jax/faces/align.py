@@ -8,8 +8,9 @@ import scipy.ndimage  # installed with JAX, which requires scipy
 from PIL import Image
 
 from guide_jax.errors import InputError
-from guide_jax.faces.detect import MIN_FACE, detect
+from guide_jax.faces.detect import MIN_FACE
 from guide_jax.faces.photos import fit, load_photo, read_image, to_uint8
+from guide_jax.faces.upright import detect_upright
 from guide_jax.models.mtcnn import MTCNN
 
 # x and y of the left eye, right eye, nose and mouth corners in ArcFace's crops of
@@ -50,7 +51,7 @@ class Prepared(NamedTuple):
 def prepare_photo(
     path: str | Path, mtcnn: MTCNN | None, size: int, align: str
 ) -> Prepared:
-    """Reads a photo and aligns its largest face as in FFHQ.
+    """Reads a photo and aligns its largest face as in FFHQ, turning it if needed.
 
     Args:
         path: an image file; see `guide_jax.faces.photos.read_image`.
@@ -61,8 +62,9 @@ def prepare_photo(
             nearly where FFHQ's crop would place it).
 
     Raises:
-        InputError: the photo can't be read, shows no face or only too small a face,
-            `align` is unknown, or there is no face detector for "ffhq".
+        InputError: the photo can't be read, shows no face, too small a face or one
+            whose upright position is unclear, `align` is unknown, or there is no face
+            detector for "ffhq".
     """
     if align not in ALIGNMENTS:
         known = " or ".join(map(repr, ALIGNMENTS))
@@ -77,7 +79,7 @@ def prepare_photo(
     image = read_image(path)
     assert mtcnn is not None
     smallest = max(MIN_FACE, min(image.shape[:2]) * SMALLEST_PART)
-    faces = detect(mtcnn, image, min_face=smallest)
+    image, faces, degrees, doubt = detect_upright(mtcnn, image, smallest)
     if not faces:
         raise InputError(
             f"{path}: no face found; use a frontal photo, or an aligned photo with"
@@ -89,7 +91,14 @@ def prepare_photo(
             f"{path}: the face is too small ({face.side:.0f} pixels, minimum"
             f" {SMALLEST_FACE}); use a larger photo"
         )
+    if doubt:
+        raise InputError(
+            f"{path}: cannot tell which way up the face is ({doubt}); turn the photo"
+            " upright and crop it closely, or use another one"
+        )
     which = f"the largest of {len(faces)} faces" if len(faces) > 1 else "the face"
+    if degrees:
+        which = f"turned by {degrees} degrees clockwise; {which}"
     if is_aligned(image, face.points):
         note = f"{path}: {which} is already aligned as in FFHQ; photo used as it is"
         return Prepared(fit(image, size), note)
