@@ -6,6 +6,7 @@ python main.py --config=configs/ffhq.py --workdir=runs/mine --config.steps=500
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
     """Runs the config; on a user's mistake, prints one line and exits with code 2."""
     del argv  # `parse` has handled all arguments
     logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")  # errors say what cannot be read
     sys.stdout.reconfigure(errors="backslashreplace")  # for unprintable file names
     try:
         # First, so that a wrong setting in one process ends all of them.
@@ -81,8 +83,6 @@ def main(argv: list[str]) -> None:
         fail(error, 2)
     except (UnlearningError, OSError) as error:
         fail(error, 1)
-    except MemoryError as error:
-        fail(f"not enough memory ({error or 'no details'}); free some and resume", 1)
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to resume", 130)
 

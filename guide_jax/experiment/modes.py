@@ -24,6 +24,7 @@ from guide_jax.experiment.workers import MakeJob, worker_on
 from guide_jax.faces.folders import in_short
 from guide_jax.people import left_out, list_people
 from guide_jax.storage import fingerprint
+from guide_jax.storage.atomic import check_writable
 from guide_jax.storage.locate import Networks, load_networks
 from guide_jax.training import distributed, sharding
 from guide_jax.training.sharding import DeviceGroup
@@ -203,7 +204,13 @@ def _cache_programs(cache: Path) -> None:
     """Makes JAX cache compiled programs, unless a cache folder is already set."""
     settings: Any = jax.config
     if not settings.jax_compilation_cache_dir:
-        folder = str(cache.resolve() / "programs")
-        jax.config.update("jax_compilation_cache_dir", folder)
+        folder = cache.absolute() / "programs"
+        try:
+            check_writable(folder)
+        except OSError as error:  # JAX would warn of each program
+            why = f"compiled programs are not cached in {folder} ({error.strerror})"
+            Console().say(f"{why}; see --config.cache")
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # Small programs too, because together they take seconds on each device.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 
 # Larger images are refused: whole, they take a gigabyte. Phones make 200 megapixels.
 MAX_PIXELS = 2**28
@@ -106,12 +106,12 @@ def read_image(path: str | Path) -> np.ndarray:
             f"{path}: image too large; at most {MAX_PIXELS // 10**6} megapixels are"
             " read, so save it smaller"
         ) from None
-    except MemoryError:
-        raise  # not the file's fault
     # Pillow's decoders may raise any exception on damaged files.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        if not is_about_a_file(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: damaged image ({reason}); {SAVE_AGAIN}") from None
 
@@ -150,7 +150,9 @@ def _why_unknown(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS and "HEIF" not in _formats():
-        return "HEIC is read with pillow-heif; install it with `pip install pillow-heif`"
+        return (
+            "HEIC is read with pillow-heif; install it with `pip install pillow-heif`"
+        )
     if not start:
         return "not a readable image, because the file is empty"
     return f"not a readable image; {SAVE_AGAIN}"
@@ -196,9 +198,8 @@ def _grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     low, high = 0.0, 65535.0
     if image.mode in ("I", "F"):
-        finite = np.isfinite(values)
-        low = float(np.min(values, where=finite, initial=np.inf))
-        high = float(np.max(values, where=finite, initial=-np.inf))
+        finite = values[np.isfinite(values)] if np.isfinite(values).any() else [0]
+        low, high = float(np.min(finite)), float(np.max(finite))
     levels = np.zeros(values.shape, np.uint8)
     if high > low:
         for i in range(0, len(values), 256):  # rows, to keep the memory small

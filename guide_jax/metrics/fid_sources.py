@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 from guide_jax.faces.datasets import open_dataset
 from guide_jax.faces.folders import in_short, visible_files
 from guide_jax.faces.photos import read_image
@@ -51,6 +51,8 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
             raise ValueError("not a NumPy file")
     # zipfile and numpy raise any exception for damaged files.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{path}: holds neither features [N, {features}] (.npy) nor mu and sigma"

@@ -1,6 +1,6 @@
 """An MTCNN without weights, for tests, that detects red squares on grey as faces.
 
-The squares' lower halves are magenta: like the real one, it finds turned faces too, with
+The lower halves are magenta: like the real one, it finds turned faces too, with
 points as if they were upright, but scores them lower.
 """
 
