@@ -150,9 +150,7 @@ def _why_unknown(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS and "HEIF" not in _formats():
-        return (
-            "HEIC is read with pillow-heif; install it with `pip install pillow-heif`"
-        )
+        return "HEIC is read with pillow-heif; run `pip install pillow-heif`"
     if not start:
         return "not a readable image, because the file is empty"
     return f"not a readable image; {SAVE_AGAIN}"
