@@ -6,6 +6,7 @@ python main.py --config=configs/ffhq.py --workdir=runs/mine --config.steps=500
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,7 +48,7 @@ def parse(argv: list[str]) -> list[str]:
         )
         modes = "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items())
         flags.DEFINE_enum("mode", "unlearn", list(MODES), f"{modes}.")
-        rest = FLAGS(argv)
+        rest = FLAGS([_at_home(argument) for argument in argv])
         FLAGS.config.lock()  # a missing file is reported on first use only
     except (AttributeError, TypeError) as error:
         # ml_collections wraps a KeyError; the inner error has the readable message.
@@ -61,10 +62,18 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def _at_home(argument: str) -> str:
+    """Expands the ~ in --config=~/mine.py, which shells leave as it is."""
+    name, equals, value = argument.partition("=")
+    is_path = name.lstrip("-") == "config"
+    return name + equals + os.path.expanduser(value) if is_path else argument
+
+
 def main(argv: list[str]) -> None:
     """Runs the config; on a user's mistake, prints one line and exits with code 2."""
     del argv  # `parse` has handled all arguments
     logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")  # errors say what cannot be read
     sys.stdout.reconfigure(errors="backslashreplace")  # for unprintable file names
     try:
         # First, so that a wrong setting in one process ends all of them.

@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=200)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=COMPARED)
     parser.add_argument("--attacks", nargs="+", help="names of attacks; default: all")
-    parser.add_argument("--external", help="folder of judges as published; see docs/judges.md")
+    parser.add_argument(
+        "--external", help="folder of judges as published; see docs/judges.md"
+    )
     parser.add_argument("--workdir", type=Path, default=Path("runs/forgetting"))
     args = parser.parse_args()
     for method in args.methods:

@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if errors else 0
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage="python -m convert FILE... --out DIR [--npz] [--dtype DTYPE] [--pypi]\n"
@@ -67,10 +71,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="supported: " + "; ".join(family.title for family in FAMILIES),
     )
     parser.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="checkpoint to convert"
+        "files", nargs="*", type=_path, metavar="FILE", help="checkpoint to convert"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the converted networks"
+        "--out", type=_path, metavar="DIR", help="folder for the converted networks"
     )
     parser.add_argument(
         "--pypi",
@@ -90,14 +94,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--export",
-        type=Path,
+        type=_path,
         metavar="NETWORK",
         help="converted StyleGAN2 to export for PyTorch, an Orbax folder or an .npz"
         " file",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="state dict to write; its suffix sets the format: " + ", ".join(WRITERS),
     )

@@ -4,6 +4,7 @@ Only `main.py`, the `config` modules and `experiment/` handle ConfigDicts.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def read(fields: ConfigDict | Config) -> Config:
     folds = fields.method == "fold"
     return Config(
         name=fields.name,
-        cache=Path(fields.cache),
+        cache=Path(os.path.expanduser(fields.cache)),
         overwrite=fields.overwrite,
         parallel=Parallel(**fields.parallel),
         source=_source(fields.source),
@@ -105,7 +106,8 @@ def read(fields: ConfigDict | Config) -> Config:
             **dict(evaluate.items())
             | {
                 "external": tuple(evaluate.external),
-                "external_folder": Path(evaluate.external_folder),
+                "external_folder": Path(os.path.expanduser(evaluate.external_folder)),
+                "fid_real": os.path.expanduser(evaluate.fid_real),
             }
         ),
         attack=_attack(fields.attack),
@@ -129,6 +131,7 @@ def _attack(attack: ConfigDict) -> Attack:
 def _source(source: ConfigDict) -> Source:
     fields = dict(source.items())
     fields["scenario"] = source.scenario or ("in_domain" if source.image else "random")
+    fields["image"] = os.path.expanduser(source.image)
     fields["seeds"] = tuple(source.seeds)
     fields["refine"] = Refine(**source.refine)
     return Source(**fields)

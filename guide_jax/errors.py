@@ -1,6 +1,9 @@
 """Errors that the user sees as one line, without a traceback."""
 
+import errno
 import os
+
+import jax
 
 
 class InputError(ValueError):
@@ -8,6 +11,17 @@ class InputError(ValueError):
 
     `main.py` prints it without a traceback and exits with code 2.
     """
+
+
+def is_about_a_file(error: Exception) -> bool:
+    """Returns whether a reader's exception says that the file is missing or damaged.
+
+    Otherwise memory, a device or the system failed, and the file may be sound.
+    """
+    if isinstance(error, OSError):  # most readers set no errno for damaged files
+        known = None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL
+        return error.errno in known
+    return not isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
 
 
 class DoubtError(InputError):

@@ -46,6 +46,26 @@ def test_photo_settings_reach_the_source_and_the_training():
     assert made.training.codes_per_step == 5
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = default.get_config()
+    config.cache = config.source.image = config.evaluate.fid_real = "~/x"
+    config.evaluate.external_folder = "~/x"
+    settings, place = read(config), tmp_path / "x"
+    assert (settings.cache, settings.source.image) == (place, str(place))
+    assert settings.evaluate.external_folder == place
+    assert settings.evaluate.fid_real == str(place)
+
+
+def test_a_cache_that_cannot_be_written_is_noted(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", None)
+    experiment._cache_programs(tmp_path / "file")
+    out = capsys.readouterr().out
+    assert f"not cached in {tmp_path / 'file' / 'programs'} (Not a directory)" in out
+    assert out.count("\n") == 1
+
+
 def test_installed_external_judges_are_used_unless_a_config_names_others():
     assert read(default.get_config()).evaluate.external == ("auto",)
 

@@ -62,6 +62,20 @@ def program(*args, cwd, **environment):
 # Runs ---------------------------------------------------------------------------------
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, networks):
+    home, cwd = tmp_path / "home", tmp_path / "cwd"
+    home.mkdir()
+    cwd.mkdir()
+    (home / "mine.py").write_text("from configs.demo import get_config as get_config")
+    args = ["--config=~/mine.py", "--mode=render", "--config.render.count=1"]
+    args += [f"--config.render.generator={networks['generator']}"]
+    args += ["--config.render.what=('grid',)", "--workdir=~/runs/x"]
+    done = program(*args, cwd=cwd, HOME=str(home), PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert (home / "runs/x/render/grid.png").is_file()
+    assert not (cwd / "~").exists()
+
+
 @pytest.mark.slow
 def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, photo):
     workdir = tmp_path / "deep" / "work"

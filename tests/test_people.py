@@ -102,8 +102,43 @@ def test_folders_without_photos_are_reported(photos):
             people.list_people(source(image=str(photos / "none"), scenario=scenario))
 
 
-def test_ignored_photos_and_folders_are_reported(photos, capsys):
-    people.list_people(source(image=str(photos), scenario="out_of_domain"))
-    out = capsys.readouterr().out
-    assert "photos outside any sub-folder: a.jpg, b.png" in out
-    assert "sub-folders without photos: empty" in out
+def test_files_that_no_person_has_are_reported(photos):
+    (photos / "ann" / "clip.mov").write_bytes(b"video")
+    lines = people.left_out(source(image=str(photos), scenario="out_of_domain"))
+    assert [line.split(":")[0] for line in lines] == [
+        str(photos / name)
+        for name in ("ann/clip.mov", "notes.txt", "a.jpg", "b.png", "empty")
+    ]
+    for reason in ("not a readable", "outside the people's", "without photos"):
+        assert any(reason in line for line in lines)
+    # One photo, one person: loose photos are people, and folders are not.
+    lines = people.left_out(source(image=str(photos)))
+    assert [line.split(":")[0] for line in lines] == [
+        str(photos / name) for name in ("ann/clip.mov", "notes.txt")
+    ]
+    # Without sub-folders, only the folder's own files are named.
+    (line,) = people.left_out(
+        source(image=str(photos / "ann"), scenario="out_of_domain")
+    )
+    assert line.startswith(f"{photos / 'ann' / 'clip.mov'}: ")
+    assert people.left_out(source()) == []
+    assert people.left_out(source(image=str(photos / "a.jpg"))) == []
+
+
+def test_long_names_fit_a_file_system(tmp_path):
+    deep = tmp_path / ("ä" * 100) / ("b" * 200)
+    deep.mkdir(parents=True)
+    for name in ("c" * 240 + "1.png", "c" * 240 + "2.png"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(deep / name)
+        (tmp_path / name).write_bytes((deep / name).read_bytes())
+    names = [p.name for p in people.list_people(source(image=str(tmp_path)))]
+    assert len(set(names)) == 4
+    assert max(len(name.encode()) for name in names) < 230
+    with pytest.raises(InputError, match="too long"):
+        people.list_people(source(image=str(tmp_path / ("a" * 300))))
+
+
+def test_the_home_folder_is_written_as_a_tilde(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos))
+    (one,) = people.list_people(source(image="~/a.jpg"))
+    assert one.photos == (photos / "a.jpg",)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 
 LINE = 0.3, 0.6, 1.3, 2.0, 3.0  # distances from the mean code; 1 is the person
 # Steps towards other people, as fractions of the way, and in random directions, as
@@ -98,6 +98,8 @@ def read_directions(path: Path, num_ws: int, w_dim: int) -> dict[str, np.ndarray
             found = dict(_finite(archive))
     # zipfile and numpy raise any exception for damaged files.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         raise InputError(
             f"{path}: cannot be read as an .npz file of directions ({error}); check"
             " --config.attack.directions"

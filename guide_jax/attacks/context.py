@@ -66,6 +66,8 @@ class AttackContext:
             config.source.psi,
             self.directions,
         )
+        if self.strangers and not self.strangers.generated:
+            console.say(f"never-seen people: {self.strangers.described}")
 
     @functools.cached_property
     def inputs(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from guide_jax.attacks.copies import rephotographed
 from guide_jax.config_types import Attack
 from guide_jax.errors import InputError
 from guide_jax.faces.datasets import first_images
-from guide_jax.faces.photos import list_photos
+from guide_jax.faces.folders import in_short, sort_out
 from guide_jax.latents import LatentFinder
 from guide_jax.models.generator import ImagePass, make_mapping
 from guide_jax.models.resample import resize
@@ -90,19 +90,26 @@ def find_strangers(
         images = first_images(where.removeprefix(DATASET), count, resolution)
         found = Strangers(images, images, resolution, where)
     else:
-        photos, _ = latents.read(list_photos(where)[:count])
-        found = Strangers(
-            photos.images,
-            photos.images,
-            resolution,
-            f"photos in {where}",
-            files=photos.paths,
-        )
+        found = _photographed(where, count, latents, resolution)
     if len(found.images) < 2:
         raise InputError(
-            f"{where}: fewer than two usable faces; check --config.attack.strangers"
+            f"{found.described}: fewer than two usable faces; check"
+            " --config.attack.strangers"
         )
     return found
+
+
+def _photographed(
+    folder: str, count: int, latents: LatentFinder, resolution: int
+) -> Strangers:
+    paths, left_out = sort_out(locate(folder))
+    photos, skipped = latents.read(paths[:count])
+    described = f"photos in {folder}"
+    if left_out := left_out + skipped:
+        described += f"; left out: {in_short(left_out)}"
+    return Strangers(
+        photos.images, photos.images, resolution, described, files=photos.paths
+    )
 
 
 def _generated(

@@ -29,9 +29,20 @@ from guide_jax.training import distributed
 
 
 def run_everyone(
-    config: Config, workers: Sequence[Worker], people: Sequence[Person], workdir: Path
+    config: Config,
+    workers: Sequence[Worker],
+    people: Sequence[Person],
+    workdir: Path,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs the workers for all people; one person's failure does not stop the rest.
+
+    Args:
+        config: the run's settings.
+        workers: each processes one person at a time.
+        people: the people.
+        workdir: the folder for the results.
+        left_out: a line for each file that was given but is not used.
 
     Returns:
         The contents of `workdir/results.json`.
@@ -41,7 +52,7 @@ def run_everyone(
         UnlearningError: some people failed.
     """
     if len(people) == 1:
-        return _run_one(config, workers[0], people[0], workdir)
+        return _run_one(config, workers[0], people[0], workdir, left_out)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +85,7 @@ def run_everyone(
             done[index] = Done(outcome, folder_of(person))
         # Written after each person, so that an interrupted run has tables too.
         people_done = _in_order(done)
-        summary = summarise(people_done, _in_order(failed), config.fields)
+        summary = summarise(people_done, _in_order(failed), config.fields, left_out)
         write_json(workdir / RESULTS, summary)
         _write(config, workdir, summary, people_done)
     console.say(terminal.summary_table(summary))
@@ -88,7 +99,11 @@ def run_everyone(
 
 
 def _run_one(
-    config: Config, worker: Worker, person: Person, workdir: Path
+    config: Config,
+    worker: Worker,
+    person: Person,
+    workdir: Path,
+    left_out: Sequence[str],
 ) -> dict[str, Any]:
     """Runs the worker for a run's only person, whose folder is the run's folder."""
     try:
@@ -97,6 +112,8 @@ def _run_one(
         raise (error.__cause__ or error) from error
     # The worker has written them, with the settings of the training that is stored.
     summary = json.loads((workdir / RESULTS).read_text())
+    summary["left_out"] = list(left_out)
+    write_json(workdir / RESULTS, summary)
     _write(config, workdir, summary, [Done(entry, workdir)])
     Console().say(terminal.person_table(entry))
     Console().say(f"{workdir / PICTURE} shows the result; all files are in {workdir}")

@@ -1,5 +1,6 @@
 """Runs a mode: the table of modes, devices and networks (start reading here)."""
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from guide_jax.experiment.everyone import run_everyone
 from guide_jax.experiment.render import render
 from guide_jax.experiment.unlearn import UnlearnJob, make_trainer
 from guide_jax.experiment.workers import MakeJob, worker_on
-from guide_jax.people import list_people
+from guide_jax.faces.folders import in_short
+from guide_jax.people import left_out, list_people
 from guide_jax.storage import fingerprint
+from guide_jax.storage.atomic import check_writable
 from guide_jax.storage.locate import Networks, load_networks
 from guide_jax.storage.lock import locked
 from guide_jax.storage.run_folder import RENDER
@@ -60,7 +63,7 @@ def run(
 
     Args:
         config: the settings, which `configs/default.py` describes.
-        workdir: the folder for results, created if needed.
+        workdir: the folder for results, created if needed; "~" is the home folder.
         mode: a key of `MODES`.
 
     Returns:
@@ -72,7 +75,7 @@ def run(
         UnlearningError: a loss or a measure is not finite, or some of several people
             failed while the rest are done.
     """
-    config = read(config)
+    config, workdir = read(config), Path(os.path.expanduser(workdir))
     if mode not in MODES:
         raise InputError(f"--mode={mode}: choose one of {', '.join(MODES)}")
     _cache_programs(config.cache)
@@ -91,13 +94,15 @@ def _run_people(
         _check_same(config, networks)
         make_trainer(config, networks, DeviceGroup(devices)).follow()
         return {}
-    people = list_people(config.source)
+    people, ignored = list_people(config.source), left_out(config.source)
     photos = Path(config.source.image).resolve()
     if config.source.image and workdir.resolve().is_relative_to(photos):
         raise InputError(
             f"the results would go to {workdir}, inside the photos' folder, and be read"
             " as photos next time; choose another --workdir"
         )
+    if ignored:
+        Console().say(f"left out: {in_short(ignored)}")
     networks = load_networks(config)
     if config.parallel.over == "people":
         workers = [
@@ -105,12 +110,12 @@ def _run_people(
             for i, device in enumerate(devices[: len(people)])
         ]
         with locked(workdir):
-            return run_everyone(config, workers, people, workdir)
+            return run_everyone(config, workers, people, workdir, ignored)
     _check_same(config, networks)
     with locked(workdir):
         job = make_job(config, networks, DeviceGroup(devices), Console())
         try:
-            return run_everyone(config, [job], people, workdir)
+            return run_everyone(config, [job], people, workdir, ignored)
         finally:
             job.close()
 
@@ -208,7 +213,13 @@ def _cache_programs(cache: Path) -> None:
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
     settings: Any = jax.config
     if not settings.jax_compilation_cache_dir:
-        folder = str(cache.resolve() / "programs")
-        jax.config.update("jax_compilation_cache_dir", folder)
+        folder = cache.absolute() / "programs"
+        try:
+            check_writable(folder)
+        except OSError as error:  # JAX would warn of each program
+            why = f"compiled programs are not cached in {folder} ({error.strerror})"
+            Console().say(f"{why}; see --config.cache")
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # Small programs too, because together they take seconds on each device.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -10,9 +10,10 @@ import scipy.ndimage  # installed with JAX, which requires scipy
 from PIL import Image
 
 from guide_jax.errors import InputError
-from guide_jax.faces.detect import MIN_FACE, detect
+from guide_jax.faces.detect import MIN_FACE
 from guide_jax.faces.photos import fit, load_photo, read_image, to_uint8
 from guide_jax.faces.pose import MEAN_FACE, checked_points, clockwise, estimate_pose
+from guide_jax.faces.upright import detect_upright
 from guide_jax.models.mtcnn import MTCNN
 
 # x and y of the left eye, right eye, nose and mouth corners in ArcFace's crops of
@@ -58,7 +59,7 @@ class Prepared(NamedTuple):
 def prepare_photo(
     path: str | Path, mtcnn: MTCNN | None, size: int, align: str
 ) -> Prepared:
-    """Reads a photo and aligns its largest face.
+    """Reads a photo and aligns its largest face, turning it if needed.
 
     Args:
         path: an image file; see `guide_jax.faces.photos.read_image`.
@@ -69,9 +70,9 @@ def prepare_photo(
             is already nearly where the crop would place it).
 
     Raises:
-        InputError: the photo can't be read, shows no face or only too small a face,
-            for EG3D only one in profile, `align` is unknown, or there is no face
-            detector.
+        InputError: the photo can't be read, shows no face, too small a face or one
+            whose upright position is unclear, for EG3D only one in profile, `align` is
+            unknown, or there is no face detector.
     """
     if align not in ALIGNMENTS:
         known = " or ".join(map(repr, ALIGNMENTS))
@@ -86,7 +87,7 @@ def prepare_photo(
     image = read_image(path)
     assert mtcnn is not None
     smallest = max(MIN_FACE, min(image.shape[:2]) * SMALLEST_PART)
-    faces = detect(mtcnn, image, min_face=smallest)
+    image, faces, degrees, doubt = detect_upright(mtcnn, image, smallest)
     if not faces:
         raise InputError(
             f"{path}: no face found; use a frontal photo, or an aligned photo with"
@@ -98,7 +99,14 @@ def prepare_photo(
             f"{path}: the face is too small ({face.side:.0f} pixels, minimum"
             f" {SMALLEST_FACE}); use a larger photo"
         )
+    if doubt:
+        raise InputError(
+            f"{path}: cannot tell which way up the face is ({doubt}); turn the photo"
+            " upright and crop it closely, or use another one"
+        )
     which = f"the largest of {len(faces)} faces" if len(faces) > 1 else "the face"
+    if degrees:
+        which = f"turned by {degrees} degrees clockwise; {which}"
     crop = CROPS[align]
     try:
         quad = crop.quad(face.points)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 from guide_jax.faces.photos import fit
 
 
@@ -29,6 +29,8 @@ def open_dataset(name: str) -> Iterator[Any]:
         yield tfds.data_source(dataset, split=split or "train")
     # tfds raises any exception for a dataset that is unknown, unprepared or imageless.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
             f"tfds:{name}: cannot be read by tensorflow-datasets; prepare it first with"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 from guide_jax.faces.datasets import open_dataset
-from guide_jax.faces.photos import read_image, visible_files
+from guide_jax.faces.folders import in_short, visible_files
+from guide_jax.faces.photos import read_image
 from guide_jax.metrics.fid_statistics import Accumulator, Features, Statistics
 from guide_jax.models.inception import FEATURES, INPUT_SIZE
 from guide_jax.models.resample import resize
@@ -17,7 +18,6 @@ from guide_jax.storage import fingerprint
 from guide_jax.storage.atomic import check_writable, write_arrays
 
 ROWS = 4096  # rows of a feature file that are read at a time
-NAMED = 10  # files that a warning names; the rest are only counted
 
 
 def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
@@ -51,6 +51,8 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
             raise ValueError("not a NumPy file")
     # zipfile and numpy raise any exception for damaged files.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{path}: holds neither features [N, {features}] (.npy) nor mu and sigma"
@@ -130,11 +132,9 @@ def of_folder(features: Features, folder: str | Path) -> tuple[Statistics, list[
             f"{first})"
         ) from error
     if skipped:
-        more = len(skipped) - NAMED
         logging.warning(
-            "%s: %d of %d files are left out: %s%s",
-            folder, len(skipped), len(paths), "; ".join(skipped[:NAMED]),
-            f"; and {more} more" if more > 0 else "",
+            "%s: %d of %d files are left out: %s",
+            folder, len(skipped), len(paths), in_short(skipped),
         )  # fmt: skip
     return found, skipped
 

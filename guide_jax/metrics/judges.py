@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from guide_jax.batching import in_batches
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 from guide_jax.faces.align import align_arcface
 from guide_jax.faces.detect import detect
 from guide_jax.faces.photos import to_uint8
@@ -264,6 +264,8 @@ def external_judge(name: str, folder: Path) -> Judge:
         ) from error
     # Each package raises its own exceptions for damaged files.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         raise InputError(
             f"{folder}: the files of judge {name!r} cannot be read ({error})"
         ) from error

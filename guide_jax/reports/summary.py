@@ -12,6 +12,7 @@
     deviation   their sample standard deviations, for values from two or more people
     id_targets  mean identity similarity of different people's targets, or null
     failed      title and fault of each person who failed
+    left_out    a line for each file in the folder of photos that no person has
     config      settings of the training and of the measures
     versions    versions of packages, Python and this code (a hash of its source), the
                 kind of device, and the system
@@ -75,7 +76,10 @@ def _nested(values: Mapping[Column, float]) -> dict[str, Any]:
 
 
 def summarise(
-    done: Sequence[Done], failed: Sequence[Failed], config: Mapping[str, Any]
+    done: Sequence[Done],
+    failed: Sequence[Failed],
+    config: Mapping[str, Any],
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns a run's results, JSON-able, in the schema of this module's docstring.
 
@@ -83,6 +87,7 @@ def summarise(
         done: the people who were forgotten, in the run's order.
         failed: the people who failed, in the run's order.
         config: all config fields, nested.
+        left_out: a line for each file that was given but is not used.
     """
     rows = [cells(entry) for entry, _ in done]
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -100,6 +105,7 @@ def summarise(
         ),
         "id_targets": _similarity_of_targets([folder for _, folder in done]),
         "failed": [fault._asdict() for fault in failed],
+        "left_out": list(left_out),
         "config": json.loads(json.dumps(config)),  # tuples become lists, as when read
         "versions": versions(),
     }

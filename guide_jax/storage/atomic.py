@@ -73,8 +73,8 @@ def check_writable(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8."""
     with writing(path) as part:
-        # File names in the text may contain bytes that are not valid Unicode.
-        part.write_text(text, encoding="utf-8", errors="replace")
+        # File names may contain bytes that are not UTF-8.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Finds and loads the networks that a config names, or says how to get them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,10 +144,10 @@ def _optional(config: Config) -> list[str]:
 
 
 def locate(path: str) -> Path:
-    """Returns a network's path; "demo:NAME" refers to the demo bundle."""
+    """Returns a network's path; "demo:NAME" is in the demo bundle, "~" is home."""
     if path.startswith(BUNDLED):
         return BUNDLE / path.removeprefix(BUNDLED)
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def _missing(config: Config, roles: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from guide_jax import models
+from guide_jax.errors import is_about_a_file
 from guide_jax.models.network import fill, flat_leaves
 from guide_jax.storage import orbax
 from guide_jax.storage.atomic import writing
@@ -75,6 +76,8 @@ def load_network(path: str | Path) -> Any:
         FileNotFoundError: `path` does not exist.
         ValueError: `path` holds no network, its kind is unknown, or its leaves do not
             match its kind and config.
+        OSError, MemoryError, jax.errors.JaxRuntimeError: something else than the
+            network prevents reading it.
     """
     path = Path(path).absolute()
     header = _read_header(path)
@@ -87,6 +90,8 @@ def load_network(path: str | Path) -> Any:
         skeleton = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
         return fill(skeleton, _read_leaves(path))
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a valid {kind} network ({reason})") from error
 
@@ -152,6 +157,8 @@ def _read_header(path: Path) -> dict[str, Any]:
             return header
     # zipfile, numpy and Orbax raise any exception for a damaged file.
     except Exception as error:
+        if not is_about_a_file(error):
+            raise
         raise ValueError(f"{path}: not a network of guide_jax") from error
     raise ValueError(f"{path}: not a network of guide_jax")
 

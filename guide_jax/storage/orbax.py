@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ import orbax.checkpoint as orbax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from guide_jax.storage.atomic import remove
+from guide_jax.storage.atomic import remove, replace
 
 # Orbax numbers the operations of a process, so two threads that save at once would
 # write to each other's folders.
@@ -49,17 +50,20 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
     tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
     # The v1 function writes the same format, but always waits for all processes.
     checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
-    with _orbax, checkpointer:
-        _clean_up(path)  # left by a program that was killed
-        _check_space(path.parent, size)
+    with _orbax, checkpointer, _in_utf8(path.parent) as folder:
+        made = folder / path.name.encode(errors="replace").decode()
+        _clean_up(made)  # left by a program that was killed
+        _check_space(folder, size)
         try:
             with _quiet():
-                checkpointer.save(path, tree, force=True, custom_metadata=dict(about))
+                checkpointer.save(made, tree, force=True, custom_metadata=dict(about))
         except BaseException as error:
-            _clean_up(path)
+            _clean_up(made)
             if code := _system_code(error):
                 raise OSError(code, os.strerror(code), str(path)) from error
             raise
+    if made.name != path.name:
+        replace(path.with_name(made.name), path)
 
 
 def load(path: Path, like: Any = None) -> Any:
@@ -72,13 +76,13 @@ def load(path: Path, like: Any = None) -> Any:
         like: a tree of arrays with the expected structure, shapes and dtypes; None to
             use the stored ones.
     """
-    with _alone():
+    with _alone(), _in_utf8(path) as path:
         return ocp.load(path, None if like is None else jax.tree.map(_empty_like, like))
 
 
 def read_about(path: Path) -> Any:
     """Returns a folder's metadata; Orbax raises any exception if it is damaged."""
-    with _alone():
+    with _alone(), _in_utf8(path) as path:
         return ocp.metadata(path).custom_metadata
 
 
@@ -116,6 +120,21 @@ def _quiet() -> Iterator[None]:
         raise
     finally:
         logger.disabled, sys.unraisablehook = before, hook
+
+
+@contextmanager
+def _in_utf8(folder: Path) -> Iterator[Path]:
+    """Yields a folder's path, or a link to it if its name is not UTF-8.
+
+    Linux allows any bytes, but Orbax stores arrays with TensorStore, which does not.
+    """
+    if str(folder) == str(folder).encode(errors="replace").decode():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, "link")
+        link.symlink_to(folder)
+        yield link
 
 
 @contextmanager

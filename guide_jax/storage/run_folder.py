@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from guide_jax.errors import InputError
+from guide_jax.errors import InputError, is_about_a_file
 from guide_jax.latents import Codes
 from guide_jax.models.generator import Generator
 from guide_jax.storage.atomic import (
@@ -248,6 +248,8 @@ class PersonFolder:
             return Stored(generator, codes, record)
         # zipfile and numpy raise any exception for damaged archives.
         except Exception as error:
+            if not is_about_a_file(error):
+                raise
             raise InputError(
                 f"{self.path}: no complete result is stored there ({error}); run"
                 " --mode=unlearn first"

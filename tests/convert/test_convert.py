@@ -67,6 +67,14 @@ def _known(monkeypatch):
     monkeypatch.setitem(models.NETWORKS, "dense", Dense)
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = cli._parse(["~/a.pt", "--out", "~/w"])
+    assert (args.files, args.out) == ([tmp_path / "a.pt"], tmp_path / "w")
+    args = cli._parse(["--export", "~/w/a", "--to", "~/b.pt"])
+    assert (args.export, args.to) == (tmp_path / "w" / "a", tmp_path / "b.pt")
+
+
 def test_rules_fill_every_leaf_in_our_axis_order(state):
     leaves = flat_leaves(convert(state, DENSE))
     assert {leaf.dtype for leaf in leaves.values()} == {np.dtype("float32")}

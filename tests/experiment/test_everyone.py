@@ -79,7 +79,7 @@ def test_one_failed_person_does_not_stop_the_rest(many, tmp_path, monkeypatch):
     assert "a bad photo, of two lines" in (tmp_path / "work/report.html").read_text()
 
 
-def test_bad_photos_in_a_folder_are_listed_and_the_rest_done(many, tmp_path):
+def test_bad_photos_in_a_folder_are_listed_and_the_rest_done(many, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(5):
@@ -87,6 +87,7 @@ def test_bad_photos_in_a_folder_are_listed_and_the_rest_done(many, tmp_path):
     (photos / "0.png").write_text("no photo")
     whole = (photos / "3.png").read_bytes()
     (photos / "3.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "clip.mov").write_text("no photo")
     with pytest.raises(UnlearningError, match="2 of 5 people failed, the rest are"):
         many(**{"source.image": str(photos)})
     text = (tmp_path / "work" / "results.csv").read_text()
@@ -96,6 +97,22 @@ def test_bad_photos_in_a_folder_are_listed_and_the_rest_done(many, tmp_path):
     ]  # fmt: skip
     assert [bool(row["fault"]) for row in rows] == [False] * 3 + [True] * 2
     assert "not a readable image" in rows[3]["fault"]
+    (left_out,) = json.loads((tmp_path / "work/results.json").read_text())["left_out"]
+    assert left_out.startswith(f"{photos / 'clip.mov'}: not a readable image")
+    assert f"left out: {left_out}" in capsys.readouterr().out
+    assert "clip.mov" in (tmp_path / "work/report.html").read_text()
+
+
+def test_what_the_only_person_s_folder_leaves_out_is_reported(many, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    save_noise(photos / "0.png", 0)
+    (photos / "clip.mov").write_text("no photo")
+    summary = many(**{"source.image": str(photos)})
+    (left_out,) = summary["left_out"]
+    assert "clip.mov: not a readable image" in left_out
+    assert json.loads((tmp_path / "work/results.json").read_text()) == summary
+    assert "clip.mov" in (tmp_path / "work/report.html").read_text()
 
 
 def test_a_doubt_about_one_photo_does_not_stop_the_rest(

@@ -254,9 +254,9 @@ def mtcnn():
 def save(tmp_path):
     """Returns a function that writes an image with red squares and returns its path."""
 
-    def save(height, width, *squares, **options):
+    def save(height, width, *squares, quarters=0, **options):
         path = tmp_path / "photo.png"
-        image = red_faces.picture(height, width, *squares)
+        image = np.rot90(red_faces.picture(height, width, *squares), quarters)
         Image.fromarray(image).save(path, **options)
         return path
 
@@ -295,11 +295,29 @@ def test_the_largest_of_several_faces_is_used_and_noted(save, mtcnn):
 def test_exif_orientation_is_applied(save, mtcnn):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees clockwise
-    path = save(400, 300, (60, 220, 60), exif=exif)
+    path = save(300, 400, (130, 60, 60), quarters=1, exif=exif)
     photo, note = align.prepare_photo(path, mtcnn, 64, "ffhq")
     check_red_square(photo, 64)
-    # The column refers to the rotated image: 400 - 220 - 30 is the centre.
-    assert any(f"columns {left} " in note for left in range(100, 112))
+    # The column refers to the rotated image.
+    assert any(f"columns {left} " in note for left in range(110, 122))
+    assert "turned by" not in note
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_photo_is_turned_back_and_noted(save, mtcnn, quarters):
+    upright, _ = align.prepare_photo(save(300, 400, (130, 60, 60)), mtcnn, 64, "ffhq")
+    path = save(300, 400, (130, 60, 60), quarters=quarters)
+    photo, note = align.prepare_photo(path, mtcnn, 64, "ffhq")
+    np.testing.assert_array_equal(photo, upright)
+    degrees = 90 * quarters
+    assert note.startswith(f"{path}: turned by {degrees} degrees clockwise; the face, ")
+    # A photo that only needs turning is then used as it is.
+    path = save(200, 200, (50, 66, 100), quarters=quarters)
+    _, note = align.prepare_photo(path, mtcnn, 64, "ffhq")
+    assert note.startswith(
+        f"{path}: turned by {degrees} degrees clockwise; the face is"
+    )
+    assert note.endswith("already aligned as in FFHQ; photo used as it is")
 
 
 def test_an_aligned_photo_is_used_as_it_is(save, mtcnn):
@@ -388,6 +406,11 @@ def test_unusable_photos_are_rejected_in_one_line(save, mtcnn, tmp_path):
     assert "no such photo" in error_message(tmp_path / "none.jpg", mtcnn)
     text = error_message(path, mtcnn, "eyes")
     assert text == "unknown alignment 'eyes'; use 'none' or 'ffhq' or 'eg3d'"
+    image = red_faces.picture(200, 200, (60, 60, 60))
+    image[..., 2] = 100 * (image[..., 0] == 100)  # no telling its upper end
+    Image.fromarray(image).save(path)
+    text = error_message(path, mtcnn)
+    assert text.startswith(f"{path}: cannot tell which way up the face is (two ways")
     path = save(100, 100, (40, 40, 19))
     text = error_message(path, mtcnn)
     assert text.startswith(f"{path}: the face is too small (2")

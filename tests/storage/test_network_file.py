@@ -1,7 +1,10 @@
 """Saving and loading networks as `.npz` files and folders, and their hash."""
 
+import errno
 import itertools
+import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -162,6 +165,39 @@ def rewrite(path, **changes):
         arrays = {**archive, **changes}
     arrays = {name: x for name, x in arrays.items() if x is not None}
     np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 4 GiB"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"),
+    ],
+)
+@pytest.mark.parametrize("function", ["_read_leaves", "np.load"])
+def test_other_failures_are_not_called_a_broken_network(
+    tmp_path, tiny, monkeypatch, error, function
+):
+    save_network(tmp_path / "a.npz", tiny)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(f"guide_jax.storage.network_file.{function}", fail)
+    with pytest.raises(type(error)):
+        load_network(tmp_path / "a.npz")
+
+
+def test_names_that_are_not_utf8_round_trip(tmp_path, tiny):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for name in ("a", "a.npz", os.fsdecode(b"\xe9"), os.fsdecode(b"\xe9")):
+        save_network(folder / name, tiny, about={"name": name})
+        assert read_about(folder / name) == {"name": name}
+        loaded = flat_leaves(load_network(folder / name))
+        for leaf, value in flat_leaves(tiny).items():
+            np.testing.assert_array_equal(loaded[leaf], value)
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_a_leaf_mismatch_names_every_leaf(tmp_path, tiny):
