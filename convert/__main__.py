@@ -36,6 +36,9 @@ from guide_jax.models.network import leaf_shapes
 from guide_jax.storage import fingerprint
 from guide_jax.storage.network_file import load_network, save_network
 
+# A network in float32 has at most this many times its file's size, and so many bytes
+# more, which a file may leave out (noise images) or state in a few.
+EXPANSION, ALLOWANCE = 8, 2**26
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
@@ -176,6 +179,8 @@ def _convert_files(
                 )
             taken[path] = job.title
             rows.append(run(job, path, args.dtype or "float32"))
+            for note in job.notes:
+                print(f"note: {job.title}: {note}", file=sys.stderr)
         except Exception as error:  # one bad network must not stop the rest
             errors.append(one_line(job.title, error))
     return rows, errors
@@ -207,9 +212,13 @@ def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
-    """Converts and saves one network; returns its table row."""
-    network = convert(job.state, job.family)
+    """Converts and saves one network, completes its notes; returns its table row."""
     files = [file for path in job.files for file in mobilestylegan.files(path)]
+    most_bytes = EXPANSION * sum(file.stat().st_size for file in files) + ALLOWANCE
+    # Leaves stay views of the file, which are read as they are written.
+    network = convert(
+        job.state, job.family, job.notes.append, most_bytes, made=lambda leaf: leaf
+    )
     sources = [
         {"file": file.name, "sha256": fingerprint.of_file(file)} for file in files
     ]
