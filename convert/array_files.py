@@ -25,7 +25,7 @@ class NotACheckpointError(ValueError):
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Returns name -> array; raises any exception if the file is damaged."""
     with safe_open(path, framework="np") as file:
-        return file.get_tensors()
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def read_npz(archive: zipfile.ZipFile, data: memoryview) -> dict[str, np.ndarray]:

@@ -20,12 +20,6 @@ UNKNOWN: dict[str, Callable[[StateDict], bool]] = {
         "b4.conv.weight" in state
         or ("final_linear.0.weight" in state and "convs.0.0.weight" in state)
     ),
-    "LPIPS with SqueezeNet, which is not supported; use VGG16 or AlexNet": (
-        lambda state: any(
-            key.endswith("3.squeeze.weight") or key.startswith("net.slice7.")
-            for key in state
-        )
-    ),
 }
 
 
@@ -75,6 +69,13 @@ def not_rgb(key: str, axis: int) -> Callable[[StateDict], str | None]:
         )
 
     return cause
+
+
+def squeezenet(state: StateDict) -> str | None:
+    """Names LPIPS's third network."""
+    if not any(key.endswith(".squeeze.weight") for key in state):
+        return None
+    return "LPIPS with SqueezeNet, which is not supported; use VGG16 or AlexNet"
 
 
 def tface(state: StateDict) -> str | None:

