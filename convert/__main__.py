@@ -2,7 +2,9 @@
 
     python -m convert ffhq.pkl model_ir_se50.pth --out weights
 
-Files are recognised by their tensor names; file names do not matter. LPIPS needs two
+Files are recognised by their tensor names; file names do not matter, and what stands
+beside the network in a file is left out with a note. This also reads .npz and
+.safetensors files, such as those that --export writes. LPIPS needs two
 files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth. The face
 detector MTCNN needs three: pnet, rnet and onet (.pt or .npy). MobileStyleGAN is read
 from PyPI's random_face wheel or from its unpacked folder. e4e_ffhq_encode.pt holds two

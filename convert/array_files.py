@@ -5,6 +5,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (numpy then knows bfloat16, which safetensors may hold)
@@ -45,18 +46,23 @@ def read_npz(archive: zipfile.ZipFile, data: memoryview) -> dict[str, np.ndarray
         raise NotACheckpointError(
             "already a network of guide_jax, which needs no conversion"
         )
-    sizes = [info.file_size for info in archive.infolist() if info.compress_type]
-    if sum(sizes) > EXPANSION * len(data) + ALLOWANCE:
-        raise NotACheckpointError(
-            f"its compressed arrays claim {sum(sizes):,} bytes, more than a network's"
-            " values can; save it with numpy.savez"
-        )
+    check_expansion(archive.infolist(), len(data))
     arrays = {}
     for name in names:
         if not name.endswith(".npy"):
             raise NotACheckpointError(f"a .npz file that holds {name!r}, not an array")
         arrays[name.removesuffix(".npy")] = _array(member(archive, data, name), name)
     return arrays
+
+
+def check_expansion(members: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Raises NotACheckpointError if compressed members of a file are far larger."""
+    claimed = sum(info.file_size for info in members if info.compress_type)
+    if claimed > EXPANSION * size + ALLOWANCE:
+        raise NotACheckpointError(
+            f"its compressed parts claim {claimed:,} bytes, more than a network's"
+            " values can; save it without compression (numpy.savez)"
+        )
 
 
 def _array(data: memoryview, name: str) -> np.ndarray:

@@ -99,6 +99,10 @@ def test_equally_likely_networks_are_refused_by_name(state):
         find({"mine": state, "yours": dict(state)})
 
 
+def converted(found):
+    return convert(found.state, found.kind)
+
+
 SQUEEZE = {"features.0.weight": 0, "features.3.squeeze.weight": 0}
 IR = {"body.0.res_layer.1.weight": 0, "output_layer.3.weight": 0}
 
@@ -115,8 +119,7 @@ IR = {"body.0.res_layer.1.weight": 0, "output_layer.3.weight": 0}
 )
 def test_known_causes_are_named(contents, cause):
     with pytest.raises(ConversionError, match=cause):
-        found = find(contents)
-        convert(found.state, found.kind)
+        converted(find(contents))
 
 
 def test_names_are_shortened_and_counted(state):

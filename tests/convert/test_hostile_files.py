@@ -223,6 +223,17 @@ def test_zip_bombs_are_refused(tmp_path):
         archive.writestr("a/data.pkl", b"\x80\2]" + b"0]" * 2**26)
     _, (error,) = read_harmlessly(tmp_path / "x.pt")
     assert "compressed zip file" in error
+    with zipfile.ZipFile(tmp_path / "x.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("MappingNetwork.xml", b" " * 2**28)
+        archive.writestr("MappingNetwork.bin", b"")
+    _, (error,) = read_harmlessly(tmp_path / "x.whl")
+    assert "more than a network's values can" in error
+    entities = b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>]><x>&a;</x>"
+    with zipfile.ZipFile(tmp_path / "y.whl", "w") as archive:
+        archive.writestr("MappingNetwork.xml", entities)
+        archive.writestr("MappingNetwork.bin", b"")
+    _, (error,) = read_harmlessly(tmp_path / "y.whl")
+    assert "not one that OpenVINO writes" in error
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
