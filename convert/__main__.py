@@ -2,7 +2,9 @@
 
     python -m convert ffhq.pkl model_ir_se50.pth --out weights
 
-Files are recognised by their tensor names; file names do not matter. LPIPS needs two
+Files are recognised by their tensor names; file names do not matter, and what stands
+beside the network in a file is left out with a note. This also reads .npz and
+.safetensors files, such as those that --export writes. LPIPS needs two
 files, torchvision's vgg16-397923af.pth and the lpips package's vgg.pth. The face
 detector MTCNN needs three: pnet, rnet and onet (.pt or .npy). MobileStyleGAN is read
 from PyPI's random_face wheel or from its unpacked folder. e4e_ffhq_encode.pt holds two
@@ -36,6 +38,9 @@ from guide_jax.models.network import leaf_shapes
 from guide_jax.storage import fingerprint
 from guide_jax.storage.network_file import load_network, save_network
 
+# A network in float32 has at most this many times its file's size, and so many bytes
+# more, which a file may leave out (noise images) or state in a few.
+EXPANSION, ALLOWANCE = 8, 2**26
 COLUMNS = ("file", "network", "tensors", "parameters", "destination")
 
 
@@ -180,6 +185,8 @@ def _convert_files(
                 )
             taken[path] = job.title
             rows.append(run(job, path, args.dtype or "float32"))
+            for note in job.notes:
+                print(f"note: {job.title}: {note}", file=sys.stderr)
         except Exception as error:  # one bad network must not stop the rest
             errors.append(one_line(job.title, error))
     return rows, errors
@@ -211,9 +218,13 @@ def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
-    """Converts and saves one network; returns its table row."""
-    network = convert(job.state, job.family)
+    """Converts and saves one network, completes its notes; returns its table row."""
     files = [file for path in job.files for file in mobilestylegan.files(path)]
+    most_bytes = EXPANSION * sum(file.stat().st_size for file in files) + ALLOWANCE
+    # Leaves stay views of the file, which are read as they are written.
+    network = convert(
+        job.state, job.family, job.notes.append, most_bytes, made=lambda leaf: leaf
+    )
     sources = [
         {"file": file.name, "sha256": fingerprint.of_file(file)} for file in files
     ]

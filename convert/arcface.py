@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from convert.rules import ConversionError, Family, Rule, StateDict, size
+from convert.causes import tface
+from convert.rules import ConversionError, Family, Note, Rule, StateDict, size
 
 BATCH_NORM = {
     "weight": "scale",
@@ -58,7 +59,7 @@ def stages(state: StateDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(units), tuple(widths)
 
 
-def prepare(state: StateDict) -> StateDict:
+def prepare(state: StateDict, note: Note) -> StateDict:
     """Reorders the head's inputs, which PyTorch flattens as [C, H, W], to [H, W, C]."""
     state = dict(state)
     key = "output_layer.3.weight"
@@ -123,6 +124,7 @@ IR_SE = Family(
     config=config,
     rules=RULES,
     prepare=prepare,
+    causes=[tface],
 )
 
 IR = Family(
@@ -134,4 +136,5 @@ IR = Family(
     config=config,
     rules=RULES,
     prepare=prepare,
+    causes=[tface],
 )

@@ -6,13 +6,13 @@ import numpy as np
 
 from convert.arcface import TRUNK_RULES, stages
 from convert.rules import (
-    IGNORED_ENTRIES,
     Bundle,
     ConversionError,
     Family,
+    Note,
     Rule,
     StateDict,
-    check_entries,
+    listed,
     size,
 )
 from convert.stylegan2 import ROSINALITY
@@ -21,15 +21,17 @@ ENCODER_TYPE = "Encoder4Editing"
 OPTS = "opts"  # the training options, stored next to the encoder's tensors
 
 
-def prepare(state: StateDict) -> StateDict:
-    """Checks in `opts` that this is e4e's encoder, and removes `opts`.
+def prepare(state: StateDict, note: Note) -> StateDict:
+    """Checks in `opts` that this is e4e's encoder, and gives `latent_avg` [L, D].
 
     pSp's encoder has the same tensor names and shapes but combines its outputs
-    differently. Only `opts` tells the two apart. If it turns `start_from_latent_avg`
-    off, `latent_avg` becomes zero.
+    differently. Only `opts` tells the two apart. The published code adds `latent_avg`
+    [L, D], or [D] and [1, D] to all layers, unless `opts` turns `start_from_latent_avg`
+    off; then `latent_avg` becomes zero.
 
     Raises:
-        ConversionError: this is another encoder, or `opts` doesn't say which.
+        ConversionError: this is another encoder, `opts` doesn't say which, or
+            `latent_avg` is missing.
     """
     state = dict(state)
     opts = state.pop(OPTS, None)
@@ -41,9 +43,27 @@ def prepare(state: StateDict) -> StateDict:
             else "'opts' has no 'encoder_type', which is needed to tell"
             f" {ENCODER_TYPE!r} from other encoders with the same tensors"
         )
-    if "latent_avg" in state and not opts.get("start_from_latent_avg", True):
-        state["latent_avg"] = np.broadcast_to(0.0, np.shape(state["latent_avg"]))
-    return state
+    mean = state.get("latent_avg")
+    if not opts.get("start_from_latent_avg", True):
+        mean = 0.0
+        note("'opts' turns start_from_latent_avg off, so codes are relative to zero")
+    elif mean is None:
+        raise ConversionError(
+            "'latent_avg' is missing, but 'opts' does not turn start_from_latent_avg"
+            " off; use the file that training saved"
+        )
+    if np.ndim(mean) < 2 or len(mean) == 1:
+        shape = _num_ws(state), size(state, "styles.0.linear.weight", 0)
+        if np.ndim(mean) == 0 or np.shape(mean)[-1] == shape[1]:
+            mean = np.broadcast_to(mean, shape)
+    return state | {"latent_avg": mean}
+
+
+def _num_ws(state: StateDict) -> int:
+    count = 1
+    while f"styles.{count}.linear.weight" in state:
+        count += 1
+    return count
 
 
 def config(state: StateDict) -> dict:
@@ -60,13 +80,11 @@ def config(state: StateDict) -> dict:
             f"the encoder's trunk has {len(units)} stages; at least 3 are needed"
         )
     size(state, "styles.0.convs.0.weight", 0)  # raises KeyError if missing
-    w_dim, num_ws, halvings = size(state, "styles.0.linear.weight", 0), 1, 1
-    while f"styles.{num_ws}.linear.weight" in state:
-        num_ws += 1
+    w_dim, halvings = size(state, "styles.0.linear.weight", 0), 1
     while f"styles.0.convs.{2 * halvings}.weight" in state:
         halvings += 1
     return {
-        "num_ws": num_ws,
+        "num_ws": _num_ws(state),
         "w_dim": w_dim,
         "input_size": 2 ** (len(units) + halvings),
         "units": units,
@@ -104,45 +122,37 @@ ENCODER = Family(
         Rule(r"latent_avg", "w_avg"),
     ),
     prepare=prepare,
+    beside=["latent_avg", OPTS],
 )
 
 
-def split(data: Mapping) -> dict[str, tuple[Family, StateDict]]:
-    """Splits a file's contents into the encoder and the generator.
+def split(state: StateDict, note: Note) -> dict[str, tuple[Family, StateDict]]:
+    """Splits a file's state dict into the encoder and the generator.
 
     Both get the mean latent code, because the encoder's output is relative to it.
-
-    Raises:
-        ConversionError: the file holds something that belongs to neither.
     """
-    check_entries(data, "state_dict", IGNORED_ENTRIES | {"latent_avg"})
     parts = {"encoder": {}, "decoder": {}}
+    beside = {key: state[key] for key in ("latent_avg", OPTS) if key in state}
     strays = []
-    for key, array in data["state_dict"].items():
-        part, dot, name = str(key).partition(".")
+    for key, array in state.items():
+        part, dot, name = key.partition(".")
         if part in parts and dot:
             parts[part][name] = array
-        else:
+        elif key not in beside:
             strays.append(repr(key))
     if strays:
-        raise ConversionError(f"unknown tensor {', '.join(sorted(strays))}")
-    latent_avg = {key: data[key] for key in ("latent_avg",) if key in data}
-    opts = {key: data[key] for key in (OPTS,) if key in data}
+        note(f"left out: {listed(strays, ', ')}")
+    mean = {key: beside[key] for key in beside if key != OPTS}
     return {
-        "encoder": (ENCODER, parts["encoder"] | latent_avg | opts),
-        "generator": (ROSINALITY, parts["decoder"] | latent_avg),
+        "encoder": (ENCODER, parts["encoder"] | beside),
+        "generator": (ROSINALITY, parts["decoder"] | mean),
     }
 
 
-def _recognises(data: Mapping) -> bool:
-    state = data.get("state_dict")
-    keys = [str(key) for key in state] if isinstance(state, Mapping) else []
-    return all(
-        any(key.startswith(part) for key in keys) for part in ("encoder.", "decoder.")
-    )
-
-
 BUNDLE = Bundle(
-    recognises=_recognises,
+    recognises=lambda state: all(
+        any(key.startswith(part) for key in state) for part in ("encoder.", "decoder.")
+    ),
     split=split,
+    beside=["latent_avg", OPTS],
 )

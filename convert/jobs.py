@@ -1,35 +1,36 @@
 """Plans conversion jobs: a file may hold one network, several, or part of one."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from convert import dlib_file, mobilestylegan
-from convert.registry import (
-    FAMILIES,
-    GROUPS,
-    Group,
-    Part,
-    bundle_of,
-    family_of,
-    part_of,
-)
-from convert.rules import IGNORED_ENTRIES, Family, StateDict, check_entries
+from convert.contents import find
+from convert.registry import GROUPS, Group, Part, family_of
+from convert.rules import Bundle, Family, StateDict
 from convert.torch_file import read
 
-# Files that hold only part of a network: part -> (path, contents).
-Parts = dict[Part, tuple[Path, StateDict]]
+# Files that hold only part of a network: part -> (path, state dict, notes).
+Parts = dict[Part, tuple[Path, StateDict, list[str]]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One network to convert from one or more files."""
+    """One network to convert from one or more files.
+
+    Attributes:
+        files: the files.
+        family: the kind of network.
+        state: its state dict.
+        name: the converted network's name.
+        notes: lines that the user should read.
+    """
 
     files: tuple[Path, ...]
     family: Family
     state: StateDict
     name: str
+    notes: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -47,31 +48,30 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
     parts: Parts = {}
     for path in files:
         try:
+            name, notes = path.stem, []
             if mobilestylegan.holds_graphs(path):
-                state, name = mobilestylegan.read(path), mobilestylegan.NAME
+                kind, state = mobilestylegan.MOBILESTYLEGAN, mobilestylegan.read(path)
+                name = mobilestylegan.NAME
             elif dlib_file.holds_network(path):
-                state, name = dlib_file.read(path), path.stem
+                kind, state = dlib_file.FAMILY, dlib_file.read(path)
             else:
-                data, name = read(path), path.stem
-                if bundle := bundle_of(data):
-                    jobs += [
-                        Job((path,), family, state, f"{name}_{suffix}")
-                        for suffix, (family, state) in bundle.split(data).items()
-                    ]
-                    continue
-                state = state_dict(data)
-            if family := family_of(state):
-                jobs.append(Job((path,), family, state, name))
-            elif not (part := part_of(state)):
-                known = "; ".join(family.title for family in FAMILIES)
-                raise ValueError(f"no supported network found; supported: {known}")
-            elif part in parts:
+                found = find(read(path))
+                kind, state, notes = found.kind, found.state, list(found.notes)
+            if isinstance(kind, Bundle):
+                split = kind.split(state, notes.append)
+                for suffix, (family, inner) in split.items():
+                    job = Job((path,), family, inner, f"{name}_{suffix}", notes)
+                    jobs.append(job)
+                    notes = []  # said once
+            elif isinstance(kind, Family):
+                jobs.append(Job((path,), kind, state, name, notes))
+            elif kind in parts:
                 raise ValueError(
-                    f"{part.title} was already given as {parts[part][0]}; give only"
+                    f"{kind.title} was already given as {parts[kind][0]}; give only"
                     " one of them"
                 )
             else:
-                parts[part] = path, state
+                parts[kind] = path, state, notes
         except Exception as error:  # one bad file must not stop the rest
             errors.append(one_line(path, error))
     for group in GROUPS:
@@ -107,24 +107,14 @@ def join(group: Group, parts: Parts) -> Job:
     }
     if not (family := family_of(merged)):
         raise ValueError(f"{title}: these files do not form a supported network")
-    return Job(files, family, merged, family.kind)
-
-
-def state_dict(data: Any) -> StateDict:
-    """Returns the state dict in a file's contents."""
-    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        check_entries(data, "state_dict", IGNORED_ENTRIES | {"latent_avg"})
-        # encoder4editing stores this tensor of the network outside the state dict.
-        latent_avg = {key: data[key] for key in ("latent_avg",) if key in data}
-        data = {**data["state_dict"], **latent_avg}
-    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ValueError("contains no named tensors; give a state dict")
-    return data
+    notes = [note for part in given for note in parts[part][2]]
+    return Job(files, family, merged, family.kind, notes)
 
 
 def one_line(title: Path | str, error: Exception) -> str:
     """Returns a one-line message that names the file exactly once."""
     text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
     if not isinstance(error, ValueError | OSError):
         text = f"conversion failed ({type(error).__name__}: {text})"
     return text if text.startswith(f"{title}: ") else f"{title}: {text}"

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.array_files import check_expansion
 from convert.rules import ConversionError, Family, Rule, StateDict, mean_w, size
 from guide_jax.models import ops
 
 DTYPES = {"f32": np.float32, "f16": np.float16}
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
 SUFFIXES = (".xml", ".bin")
+LARGEST_XML = 2**24  # an element takes about 20 times its text in memory
 NAME = "random_face"  # the converted network's; a wheel's name includes its version
 Constants = list[tuple[str, np.ndarray]]
 
@@ -89,6 +91,8 @@ def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
         with zipfile.ZipFile(path) as wheel:
             members = {Path(member).name: member for member in wheel.namelist()}
             if all(name + suffix in members for suffix in SUFFIXES):
+                infos = [wheel.getinfo(members[name + suffix]) for suffix in SUFFIXES]
+                check_expansion(infos, path.stat().st_size)
                 pair = (wheel.read(members[name + suffix]) for suffix in SUFFIXES)
                 return tuple(pair)
     raise ConversionError(
@@ -100,6 +104,8 @@ def _open_pair(path: Path, name: str) -> tuple[bytes, bytes]:
 def _constants(xml: bytes, blob: bytes) -> Constants:
     """Returns (name, array) for all constants except integers, in graph order."""
     constants = []
+    if len(xml) > LARGEST_XML or b"<!" in xml:  # entities could expand
+        raise ConversionError("the graph is not one that OpenVINO writes")
     for layer in ET.parse(io.BytesIO(xml)).getroot().find("layers"):
         if layer.get("type") != "Const":
             continue

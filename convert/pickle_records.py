@@ -6,15 +6,21 @@ A record only stores what the stream passes to it. Once the whole stream has bee
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 # Largest size of a tensor that repeats its storage's elements (as from `expand`).
 MAX_REPEATED = 2**20
-# numpy has no bfloat16; a structured type can be viewed, strided and byte-swapped.
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+
+
+def check_keys(keys: Iterable) -> None:
+    """Raises ValueError for a nested tuple: hashing a deep one overflows C's stack."""
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise ValueError("a nested tuple is used as a key")
 
 
 class Record:
@@ -43,10 +49,44 @@ class Builder(Record):
         return self.function(*args)
 
 
+class Foreign(Record):
+    """A class that means nothing here, or an object of it: what it gets is dropped."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *args, **kwargs):
+        """Returns an object of this class."""
+        return self
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        """Drops what the stream appends."""
+
+    add = extend = append
+
+    def resolve(self, plain: Callable[[Any], Any]) -> str:
+        """Returns the class's name in angle brackets."""
+        return f"<{self.name}>"
+
+
 class Fields(dict):
     """An OrderedDict, Namespace or EasyDict, as a dict of its items or attributes."""
 
     __slots__ = ("attributes",)
+
+    def __init__(self, items=()):
+        if not isinstance(items, dict):
+            items = list(items)
+            check_keys(key for key, _ in items)
+        super().__init__(items)
 
     def __setstate__(self, state):
         # Stored separately: an OrderedDict's `_metadata` is not one of its tensors.
@@ -59,7 +99,7 @@ class Namespace(Fields):
     __slots__ = ()
 
     def __setstate__(self, state):
-        self.update(state)
+        self.update(Fields(state))
 
 
 class Storage(Record):
@@ -67,7 +107,7 @@ class Storage(Record):
 
     __slots__ = ("big_endian", "data")
 
-    def __init__(self, data: bytes | None = None, big_endian: bool = False):
+    def __init__(self, data: memoryview | None = None, big_endian: bool = False):
         self.data = data
         self.big_endian = big_endian
 
@@ -82,7 +122,7 @@ class TorchType(Record):
 
     def resolve(self, plain: Callable[[Any], Any]) -> str:
         """Returns the dtype's name, such as "float32"."""
-        return "bfloat16" if self.dtype == BFLOAT16 else self.dtype.name
+        return self.dtype.name
 
 
 class TypedStorage(Record):
@@ -109,7 +149,7 @@ class Tensor(Record):
         self.dtype = dtype.dtype if dtype else storage.dtype
 
     def resolve(self, plain: Callable[[Any], Any]) -> np.ndarray:
-        """Returns a read-only array of shape `shape`; bfloat16 becomes float32."""
+        """Returns a read-only view of the storage, of shape `shape`."""
         source, size = self.storage.storage, self.dtype.itemsize
         if len(self.shape) != len(self.strides) or any(
             n < 0 for n in (self.offset, self.storage.start, *self.shape, *self.strides)
@@ -125,12 +165,10 @@ class Tensor(Record):
         count, held = math.prod(self.shape), len(source.data) // size
         if count > max(held, MAX_REPEATED):
             raise ValueError(f"a tensor has {count} elements, its storage only {held}")
+        if source.big_endian and self.dtype == bfloat16:
+            raise ValueError("a big-endian bfloat16 tensor, which is not supported")
         order = self.dtype.newbyteorder(">") if source.big_endian else self.dtype
         flat = np.frombuffer(raw, order) if extent else np.zeros(0, order)
-        # Converted before striding, so that repeated elements are not copied.
-        if self.dtype == BFLOAT16:  # the upper half of a float32
-            flat = (flat["bfloat16"].astype(np.uint32) << np.uint32(16)).view("f4")
-        flat = flat.astype(flat.dtype.newbyteorder("="), copy=False)
         strides = [step * flat.itemsize for step in self.strides]
         view = np.lib.stride_tricks.as_strided(flat, self.shape, strides)
         view.flags.writeable = False
@@ -172,7 +210,7 @@ class NumpyArray(Record):
         self.order = "F" if fortran else "C"
 
     def resolve(self, plain: Callable[[Any], Any]) -> Any:
-        """Returns a read-only array in this machine's byte order.
+        """Returns a read-only array, which is a view of the bytes.
 
         For an object array, which must have no axes, returns its single object.
         """
@@ -183,9 +221,8 @@ class NumpyArray(Record):
             return plain(value)
         # Python 2 pickles store bytes as text.
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        dtype = self.dtype.dtype()
-        array = np.frombuffer(raw, dtype).reshape(self.shape, order=self.order)
-        array = array.astype(dtype.newbyteorder("="), copy=False)
+        array = np.frombuffer(raw, self.dtype.dtype())
+        array = array.reshape(self.shape, order=self.order)
         array.flags.writeable = False
         return array
 

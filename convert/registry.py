@@ -1,8 +1,7 @@
 """All checkpoint families that `python -m convert` supports, and multi-file groups."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from convert import (
     arcface,
@@ -43,11 +42,13 @@ class Part:
         title: human-readable name.
         recognises: tells from the keys whether a state dict is this part.
         prefix: prepended to the keys when the parts are merged into one state dict.
+        beside: as for `Family`.
     """
 
     title: str
     recognises: Callable[[StateDict], bool]
     prefix: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,9 @@ GROUPS = (
 )
 
 
+PARTS = tuple(part for group in GROUPS for part in group.parts)
+
+
 def family_of(state: StateDict) -> Family | None:
     """Returns the first family that recognises a state dict, or None."""
     return next((family for family in FAMILIES if family.recognises(state)), None)
-
-
-def bundle_of(data: Any) -> Bundle | None:
-    """Returns the first bundle that recognises a file's contents, or None."""
-    if not isinstance(data, Mapping):
-        return None
-    return next((bundle for bundle in BUNDLES if bundle.recognises(data)), None)
-
-
-def part_of(state: StateDict) -> Part | None:
-    """Returns the part of a network that a state dict holds, or None."""
-    parts = (part for group in GROUPS for part in group.parts)
-    return next((part for part in parts if part.recognises(state)), None)

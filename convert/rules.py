@@ -6,24 +6,25 @@ tensor shapes imply, and which `Rule` maps each tensor to a leaf of our network.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_dtypes import bfloat16
 
 from guide_jax import models
 from guide_jax.models import ops
-from guide_jax.models.network import fill, leaf_shapes
+from guide_jax.models.network import NAMED, fill, leaf_shapes
 
 StateDict = Mapping[str, np.ndarray]
+Note = Callable[[str], None]
 MEAN_SAMPLES = 4096  # number of mapped z averaged to w_avg if a file has none
 
-# Entries that training code stores next to `state_dict` and conversion ignores.
-IGNORED_ENTRIES = {
-    "opts", "epoch", "global_step", "optimizer", "best_val_loss",
-    "discriminator_state_dict", "discriminator_optimizer_state_dict",
-}  # fmt: skip
+# No published network has so many; each takes kilobytes, even if it is empty.
+MOST_TENSORS = 20_000
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
@@ -79,8 +80,11 @@ class Family:
         recognises: tells from the keys alone whether a state dict is of this family.
         config: reads the network's constructor arguments from the shapes.
         rules: tried in order; the first that matches a key is used.
-        prepare: brings a state dict into the form that the rules expect (for example,
-            extracts `g_ema` from a training checkpoint).
+        prepare: brings a state dict into the form that the rules expect. It may call
+            its second argument with a line for the user.
+        beside: entries outside of the state dict that belong to the network.
+        causes: return why a state dict of this kind cannot be converted, if they know.
+        drawn: pattern of leaves that are drawn from a fixed seed if the file has none.
     """
 
     kind: str
@@ -88,7 +92,10 @@ class Family:
     recognises: Callable[[StateDict], bool]
     config: Callable[[StateDict], dict]
     rules: Sequence[Rule]
-    prepare: Callable[[StateDict], StateDict] = lambda state: state
+    prepare: Callable[[StateDict, Note], StateDict] = lambda state, note: state
+    beside: Sequence[str] = ()
+    causes: Sequence[Callable[[StateDict], str | None]] = ()
+    drawn: str | None = None
 
     def rule_of(self, key: str) -> tuple[Rule, re.Match] | tuple[None, None]:
         """Returns the first rule that matches a key, and the match; else None, None."""
@@ -101,14 +108,15 @@ class Bundle:
     """One kind of file that holds several networks.
 
     Attributes:
-        recognises: tells from the keys whether a file's contents are of this kind.
-        split: splits a file's contents into networks: name suffix -> (family, state
-            dict), where the suffix is appended to the file's name. Raises
-            ConversionError if a tensor belongs to none of them.
+        recognises: tells from the keys whether a state dict is of this kind.
+        split: splits a state dict into networks: name suffix -> (family, state dict),
+            where the suffix is appended to the file's name.
+        beside: as for `Family`.
     """
 
-    recognises: Callable[[Mapping], bool]
-    split: Callable[[Mapping], dict[str, tuple[Family, StateDict]]]
+    recognises: Callable[[StateDict], bool]
+    split: Callable[[StateDict, Note], dict[str, tuple[Family, StateDict]]]
+    beside: Sequence[str] = ()
 
 
 def size(state: StateDict, key: str, axis: int) -> int:
@@ -142,28 +150,44 @@ def mean_w(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return x.mean(axis=0)
 
 
-def check_entries(data: Mapping, used: str, known: Set[str]) -> None:
-    """Raises ConversionError if entries other than `used` and `known` are present."""
-    unknown = sorted(repr(key) for key in data.keys() - known - {used})
-    if unknown:
-        raise ConversionError(f"unknown entries next to {used!r}: {', '.join(unknown)}")
+def listed(names: Iterable[str], separator: str = "; ") -> str:
+    """Joins the first ten names, shortened, and says how many there are beyond."""
+    names = list(names)
+    first = [x if len(x) <= 200 else f"{x[:200]}..." for x in names[:NAMED]]
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return separator.join(first + more)
 
 
-def convert(state: StateDict, family: Family) -> nnx.Module:
+def convert(
+    state: StateDict,
+    family: Family,
+    note: Note = lambda line: None,
+    most_bytes: float = math.inf,
+    made: Callable[[np.ndarray], Any] = jnp.array,
+) -> nnx.Module:
     """Builds the network that a state dict describes, and fills it.
 
     Args:
         state: source key -> array, as read from the file.
         family: the kind of checkpoint, which supplies the rules.
+        note: called with each line that the user should read.
+        most_bytes: size of the largest network that such a file can hold; views can
+            claim any size.
+        made: makes each leaf from a float32 array, which may be a view of the file.
 
     Returns:
         The network, with float32 leaves.
 
     Raises:
-        ConversionError: tensors are missing, unknown, or of the wrong shape or type.
+        ConversionError: tensors are missing, unknown, or of the wrong shape or type, or
+            the network is known not to be supported.
     """
-    state = family.prepare(state)
+    if len(state) > MOST_TENSORS:
+        raise ConversionError(f"holds {len(state):,} tensors, too many for a network")
     try:
+        if cause := next(filter(None, (cause(state) for cause in family.causes)), None):
+            raise ConversionError(cause)
+        state = family.prepare(state, note)
         config = family.config(state)
     except KeyError as e:
         raise ConversionError(
@@ -171,13 +195,26 @@ def convert(state: StateDict, family: Family) -> nnx.Module:
         ) from None
     network_class = models.NETWORKS[family.kind]
     network = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
-    return fill(network, apply_rules(state, family, leaf_shapes(network)))
+    shapes = leaf_shapes(network)
+    size = sum(4 * math.prod(shape) for shape in shapes.values())
+    if size > most_bytes:
+        raise ConversionError(
+            f"{family.title}: claims to be a network of {size:,} bytes, more than such"
+            " a file can hold"
+        )
+    return fill(network, apply_rules(state, family, shapes, note), made)
 
 
 def apply_rules(
-    state: StateDict, family: Family, shapes: Mapping[str, tuple[int, ...]]
+    state: StateDict,
+    family: Family,
+    shapes: Mapping[str, tuple[int, ...]],
+    note: Note = lambda line: None,
 ) -> dict[str, np.ndarray]:
-    """Returns an array for every path in `shapes`; raises one error with all faults."""
+    """Returns an array for every path in `shapes`; raises one error with all faults.
+
+    The arrays are views of those in `state` where the layout allows it.
+    """
     leaves: dict[str, np.ndarray] = {}
     taken_from: dict[str, str] = {}
     faults = []
@@ -206,11 +243,22 @@ def apply_rules(
                 f" {path} needs {list(shapes[path])}"
             )
             continue  # not copied, because a file can claim any size
-        if leaf.dtype.kind not in "biuf":
+        if leaf.dtype.kind not in "biuf" and leaf.dtype != bfloat16:
             faults.append(f"{key!r} has dtype {leaf.dtype.name}, not real numbers")
             continue
-        leaves[path] = leaf.astype(np.float32)
-    faults += [f"no tensor for {path}" for path in shapes if path not in taken_from]
+        leaves[path] = leaf
+    missing = [path for path in shapes if path not in taken_from]
+    drawn = [
+        path for path in shapes if family.drawn and re.fullmatch(family.drawn, path)
+    ]
+    if drawn and set(drawn) <= set(missing):  # some missing ones are damage
+        rng = np.random.default_rng(0)
+        leaves |= {
+            path: rng.standard_normal(shapes[path], np.float32) for path in drawn
+        }
+        missing = [path for path in missing if path not in leaves]
+        note(f"the file has no noise images; {len(drawn)} were drawn from a fixed seed")
+    faults += [f"no tensor for {path}" for path in missing]
     if faults:
-        raise ConversionError(f"{family.title}: " + "; ".join(faults))
+        raise ConversionError(f"{family.title}: {listed(faults)}")
     return leaves

@@ -2,19 +2,30 @@
 
 A pickle names classes and functions and has them called. Here every name is looked up
 in one table, `ALLOWED`, which maps it to one of our builders, which only records its
-arguments. A name that is not in the table stops the reading. After the whole stream
-has been read, `plain` turns the records into read-only numpy arrays, dicts, lists,
-tuples and numbers.
+arguments. Objects of the packages in `FOREIGN` are dropped. Any other name stops the
+reading. After the whole stream has been read, `plain` turns the records into read-only
+numpy arrays, dicts, lists, tuples and numbers.
+
+Reading takes a small multiple of the file's size in memory. Large byte strings are
+views of the file; the number of operations, and of elements that they copy, is limited.
+This is why the standard library's unpickler in Python is used, not the one in C, which
+allocates what a file claims.
 """
 
 import pickle
+import re
+import struct
+import sys
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
+
+import numpy as np
+from ml_dtypes import bfloat16
 
 from convert.pickle_records import (
-    BFLOAT16,
     Builder,
     Fields,
+    Foreign,
     Module,
     Namespace,
     NumpyArray,
@@ -23,16 +34,17 @@ from convert.pickle_records import (
     Record,
     Tensor,
     TorchType,
+    check_keys,
 )
 
 # PyTorch's element types, named by storage class and by dtype -> numpy's.
 STORAGES = {
-    "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": BFLOAT16,
+    "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": bfloat16,
     "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
     "Bool": "?", "ComplexFloat": "<c8", "ComplexDouble": "<c16", "Untyped": "u1",
 }  # fmt: skip
 DTYPES = {
-    "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": BFLOAT16,
+    "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": bfloat16,
     "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1", "uint8": "u1",
     "uint16": "<u2", "uint32": "<u4", "uint64": "<u8", "bool": "?",
     "complex64": "<c8", "complex128": "<c16",
@@ -41,6 +53,11 @@ DTYPES = {
 
 class UnsafePickleError(ValueError):
     """The file refers to a class that is not allowed; none of its code was executed."""
+
+
+def _set(items=()):
+    check_keys(items)
+    return set(items)
 
 
 def _tensor(storage, offset, shape, strides, *_grad_and_hooks):
@@ -56,10 +73,12 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "defaultdict"): Builder(lambda *_: Fields()),
     ("argparse", "Namespace"): Namespace,
     ("dnnlib.util", "EasyDict"): Fields,
+    ("easydict", "EasyDict"): Fields,
+    ("collections", "Counter"): Fields,
     # How Python 3 writes b"" in protocols without a bytes opcode.
     ("__builtin__", "bytes"): Builder(lambda: b""),
-    ("builtins", "set"): Builder(set),
-    ("__builtin__", "set"): Builder(set),
+    ("builtins", "set"): Builder(_set),
+    ("__builtin__", "set"): Builder(_set),
     ("_codecs", "encode"): Builder(lambda text, _: text.encode("latin1")),
     ("numpy", "ndarray"): "numpy.ndarray",
     ("numpy", "dtype"): Builder(NumpyDtype),
@@ -84,37 +103,196 @@ for _name, _dtype in DTYPES.items():
     ALLOWED["torch", _name] = TorchType(_dtype)
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, storage_of, extra):
+for _version in ("", "._local"):
+    for _name in (
+        "Path",
+        "PurePosixPath",
+        "PosixPath",
+        "PureWindowsPath",
+        "WindowsPath",
+    ):
+        ALLOWED[f"pathlib{_version}", _name] = Builder(lambda *parts: "/".join(parts))
+for _name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+    ALLOWED[f"{_name}.utilities.parsing", "AttributeDict"] = Fields
+
+# Packages whose objects stand beside networks in checkpoints.
+FOREIGN = re.compile(
+    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|torch\.optim|datetime"
+    r"|enum|numpy\.random|wandb|yacs|ml_collections)(\..*)?"
+)
+
+# Classes of files that cannot be read: pattern of the full name -> cause and cure.
+CAUSES = {
+    r"dnnlib\.tflib\..*": "it is a TensorFlow network of StyleGAN or StyleGAN2; convert"
+    " it with legacy.py of NVlabs/stylegan2-ada-pytorch",
+    r"torch\.jit\..*|torch\.ScriptObject": "it is a TorchScript program; save the"
+    " network's state_dict() instead",
+    r"torch\.nn\..*": "it is a whole network (torch.save(network)); save"
+    " network.state_dict() instead",
+}
+
+LARGE = 2**12  # byte strings of this length are views of the file
+LINE = 2**16  # the longest argument of an operation that is a line of text
+# Operations that no checkpoint needs: protocol 0's dicts and objects, registered
+# extensions, and buffers that are allocated before they are read.
+UNSUPPORTED = (
+    pickle.DICT, pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4,
+    pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+)  # fmt: skip
+
+
+class Source:
+    """A file's bytes, read in order.
+
+    Attributes:
+        data: all bytes.
+        position: where the next read starts.
+    """
+
+    def __init__(self, data: memoryview, position: int = 0):
+        self.data, self.position = data, position
+
+    def read(self, count: int) -> bytes | memoryview:
+        """Returns the next bytes, as a view if there are many; raises EOFError."""
+        end = self.position + count
+        if not self.position <= end <= len(self.data):
+            raise EOFError(f"it ends at byte {len(self.data)}, {end} are needed")
+        part = self.data[self.position : end]
+        self.position = end
+        return part if count >= LARGE else bytes(part)
+
+    def readline(self) -> bytes:
+        """Returns the bytes up to the next line feed; raises EOFError."""
+        head = bytes(self.data[self.position : self.position + LINE])
+        length = head.find(b"\n") + 1
+        if not length:
+            raise EOFError(f"no line ends after byte {self.position}")
+        self.position += length
+        return head[:length]
+
+
+class _Operations(dict):
+    """Code -> operation; counts the operations that are run."""
+
+    def __init__(self, most: int):
+        super().__init__(_OPERATIONS)
+        self.most = self.left = most
+
+    def __getitem__(self, code):
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"a file of this size has at most {self.most} operations")
+        return super().__getitem__(code)
+
+    def __missing__(self, code):
+        raise ValueError(f"unsupported operation {bytes([code])!r}")
+
+
+class _Unpickler(pickle._Unpickler):
+    def __init__(self, source, storage_of, extra):
         # latin1 keeps Python 2's byte strings intact.
-        super().__init__(file, encoding="latin1")
+        super().__init__(source, encoding="latin1")
+        size = len(source.data)
+        self.dispatch = _Operations(2**18 + size // 64)
+        self._copies_left = 2**20 + 4 * size
         self._storage_of = storage_of
         self._allowed = ALLOWED | extra
+        self._is_first = True
 
     def find_class(self, module, name):
-        try:
+        is_first, self._is_first = self._is_first, False
+        if (module, name) in self._allowed:
             return self._allowed[module, name]
-        except KeyError:
-            raise UnsafePickleError(
-                f"refers to {f'{module}.{name}'!r}, which is not an allowed class or"
-                " function; the file was refused and nothing was executed"
-            ) from None
+        full = f"{module}.{name}"
+        if FOREIGN.fullmatch(module):
+            return Foreign(full)
+        causes = [
+            text for pattern, text in CAUSES.items() if re.fullmatch(pattern, full)
+        ]
+        known = sys.stdlib_module_names | {"torch", "numpy"}
+        if is_first and not causes and module.partition(".")[0] not in known:
+            causes = ["if it is a whole network, save its state_dict() instead"]
+        raise UnsafePickleError(
+            f"refers to {full!r}, which is not an allowed class or function; the file"
+            " was refused and nothing was executed"
+            + "".join(f"; {cause}" for cause in causes)
+        )
 
     def persistent_load(self, pid):
         if self._storage_of is None:
             raise ValueError("a persistent id, but this is not a PyTorch file")
         return self._storage_of(pid)
 
+    def count_copies(self, things):
+        """Counts the elements of what a builder gets, and maybe copies."""
+        if isinstance(things, list | tuple | dict):
+            self._copies_left -= len(things)
+            self._copies_left -= sum(
+                len(x) for x in things if isinstance(x, list | tuple | dict | set | str)
+            )
+            if self._copies_left < 0:
+                raise ValueError("its parts are used too often for a file of its size")
+
+    def load_reduce(self):
+        self.count_copies(self.stack[-1])
+        super().load_reduce()
+
+    def load_build(self):
+        self.count_copies(self.stack[-1])
+        super().load_build()
+
+    def load_newobj(self):
+        if isinstance(self.stack[-2], Foreign):
+            del self.stack[-1]
+        else:
+            super().load_newobj()
+
+    def load_newobj_ex(self):
+        if isinstance(self.stack[-3], Foreign):
+            del self.stack[-2:]
+        else:
+            super().load_newobj_ex()
+
+    def load_setitem(self):
+        check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        check_keys(self.stack[::2])  # those since the last mark
+        super().load_setitems()
+
+    def load_additems(self):
+        check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self):
+        check_keys(self.stack)
+        super().load_frozenset()
+
+    def load_binstring(self):
+        # Python 2's byte string: text if it is short, otherwise an array's data.
+        (length,) = struct.unpack("<i", self.read(4))
+        data = self.read(length)
+        self.append(data.decode("latin1") if isinstance(data, bytes) else data)
+
+
+# The base class looks operations up by code, so overriding a method is not enough.
+_OPERATIONS = {
+    code: getattr(_Unpickler, operation.__name__, operation)
+    for code, operation in pickle._Unpickler.dispatch.items()
+    if bytes([code]) not in UNSUPPORTED
+}
+
 
 def load(
-    file: IO[bytes],
+    source: Source,
     storage_of: Callable[[tuple], Record] | None = None,
     extra: Mapping[tuple[str, str], Builder] | None = None,
 ) -> Any:
     """Reads one pickle into records and containers; see `plain`.
 
     Args:
-        file: open at the pickle's first byte; left just after its last byte.
+        source: at the pickle's first byte; left just after its last byte.
         storage_of: returns the storage for a PyTorch persistent id.
         extra: (module, name) -> builder, in addition to `ALLOWED`.
 
@@ -122,7 +300,7 @@ def load(
         UnsafePickleError: the stream names a class that is not allowed.
         Exception: any other exception, if the stream is damaged.
     """
-    return _Unpickler(file, storage_of, extra or {}).load()
+    return _Unpickler(source, storage_of, extra or {}).load()
 
 
 def plain(data: Any) -> Any:
@@ -140,12 +318,14 @@ def plain(data: Any) -> Any:
 
 
 def _plain(item, convert):
-    if item is None or isinstance(item, bool | int | float | complex | str | bytes):
+    if item is None or isinstance(item, bool | int | float | complex | str):
+        return item
+    if isinstance(item, bytes | memoryview | np.ndarray):
         return item
     if isinstance(item, Record):
         return item.resolve(convert)
     if isinstance(item, dict):
         return {convert(key): convert(value) for key, value in item.items()}
-    if isinstance(item, list | tuple | set):
+    if isinstance(item, list | tuple | set | frozenset):
         return type(item)(map(convert, item))
     raise ValueError(f"unexpected {type(item).__name__} in place of data")

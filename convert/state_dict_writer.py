@@ -1,6 +1,5 @@
 """Writes a state dict for PyTorch, as `.npz`, `.safetensors` or (with torch) `.pt`."""
 
-import json
 import os
 import uuid
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from convert.rules import StateDict
 from guide_jax.storage.network_file import read_about
@@ -58,17 +58,7 @@ def _write_npz(file: IO[bytes], state: StateDict) -> None:
 
 
 def _write_safetensors(file: IO[bytes], state: StateDict) -> None:
-    """Writes the header's length, the JSON header, and the arrays back to back."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for key, array in state.items():
-        start, end = end, end + 4 * array.size
-        offsets = {"dtype": "F32", "shape": array.shape, "data_offsets": (start, end)}
-        header[key] = offsets
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # array data starts at a multiple of 8
-    file.write(len(text).to_bytes(8, "little") + text)
-    for array in state.values():
-        file.write(array.astype("<f4").tobytes())
+    save_file(dict(state), file.name, metadata={"format": "pt"})
 
 
 def _write_pt(file: IO[bytes], state: StateDict) -> None:

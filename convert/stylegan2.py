@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 import numpy as np
 
+from convert.causes import conditional, not_rgb, other_architecture
 from convert.rules import (
     ConversionError,
     Family,
+    Note,
     Rule,
     StateDict,
-    check_entries,
+    listed,
     mean_w,
     size,
 )
 
+NOISE = r".*\.noise_const"  # leaves that files may lack
 FIR = np.array([1, 3, 3, 1])
 MAPPING_LR_MULTIPLIER = 0.01  # not in the files; the same in all published networks
 
@@ -40,7 +43,8 @@ def _check_kernels(state: StateDict, pattern: str, total: float) -> None:
     ]
     if faults:
         raise ConversionError(
-            "unsupported smoothing kernel, expected [1, 3, 3, 1]: " + ", ".join(faults)
+            "unsupported smoothing kernel, expected [1, 3, 3, 1]: "
+            + listed(faults, ", ")
         )
 
 
@@ -59,7 +63,7 @@ NVLABS_KERNEL = r".*\.resample_filter"
 NVLABS_KERNEL_SUM = 1
 
 
-def _prepare_nvlabs(state: StateDict) -> StateDict:
+def _prepare_nvlabs(state: StateDict, note: Note) -> StateDict:
     _check_kernels(state, NVLABS_KERNEL, NVLABS_KERNEL_SUM)
     return state
 
@@ -91,39 +95,41 @@ NVLABS = Family(
         Rule(r"((?:mapping|synthesis)\..*)", r"\1"),
     ),
     prepare=_prepare_nvlabs,
+    causes=[conditional, other_architecture, not_rgb("synthesis.b4.torgb.weight", 0)],
+    drawn=NOISE,
 )
 
 
 # rosinality ---------------------------------------------------------------------------
 
+MOST_CHANNELS = 4096
 ROSINALITY_KERNEL = r".*\.(?:blur|upsample)\.kernel"
 ROSINALITY_KERNEL_SUM = 4  # includes the gain of upsampling
-# Entries that training code stores next to `g_ema` and conversion ignores.
-ROSINALITY_IGNORED = {"g", "d", "g_optim", "d_optim", "args", "ada_aug_p"}
 # Layer 0, at 4 pixels, has a name without an index.
 CONV = r"(?:conv1|convs\.(\d+))"
 RGB = r"(?:to_rgb1|to_rgbs\.(\d+))"
 
 
-def _prepare_rosinality(state: StateDict) -> StateDict:
-    """Extracts `g_ema` from a training checkpoint and reduces `latent_avg` to [D]."""
-    if "g_ema" in state:
-        check_entries(state, "g_ema", ROSINALITY_IGNORED | {"latent_avg"})
-    inner = dict(state.get("g_ema", state))
-    _check_kernels(inner, ROSINALITY_KERNEL, ROSINALITY_KERNEL_SUM)
+def _prepare_rosinality(state: StateDict, note: Note) -> StateDict:
+    """Reduces `latent_avg` to [D]; without it, computes the mean as published code."""
+    _check_kernels(state, ROSINALITY_KERNEL, ROSINALITY_KERNEL_SUM)
     w_avg = state.get("latent_avg")
-    if w_avg is None:  # a bare state dict; the published code also computes a mean then
-        w_avg = _mean_of_mapping(inner)
+    if w_avg is None:
+        w_avg = _mean_of_mapping(state)
+        note("the file has no mean code ('latent_avg'); it was computed")
     if np.ndim(w_avg) == 2:  # [L, D], L identical rows
         w_avg = np.mean(w_avg, axis=0, dtype=np.float64)
-    return inner | {"latent_avg": w_avg}
+    return {**state, "latent_avg": w_avg}
 
 
 def _mean_of_mapping(state: StateDict) -> np.ndarray:
     layers = []
     while (key := f"style.{1 + len(layers)}.weight") in state:
-        weight = np.asarray(state[key])
-        bias = np.asarray(state.get(key.replace("weight", "bias"), 0.0))
+        # Views can claim any size, of which only those of networks are computed with.
+        if max(np.shape(state[key]), default=0) > MOST_CHANNELS:
+            return np.zeros(0, np.float32)
+        weight = np.asarray(state[key], np.float32)
+        bias = np.asarray(state.get(key.replace("weight", "bias"), 0.0), np.float32)
         gain = MAPPING_LR_MULTIPLIER / math.sqrt(size(state, key, 1))
         layers.append((weight * gain, bias * MAPPING_LR_MULTIPLIER))
     try:
@@ -166,7 +172,7 @@ def _kernel(array: np.ndarray) -> np.ndarray:
 ROSINALITY = Family(
     kind="stylegan2",
     title="StyleGAN2, rosinality's names (e4e decoder)",
-    recognises=lambda state: "input.input" in state.get("g_ema", state),
+    recognises=lambda state: "input.input" in state,
     config=_rosinality_config,
     rules=(
         Rule(ROSINALITY_KERNEL, None),
@@ -201,4 +207,7 @@ ROSINALITY = Family(
         ),
     ),
     prepare=_prepare_rosinality,
+    beside=["latent_avg"],
+    causes=[not_rgb("to_rgb1.conv.weight", 1)],
+    drawn=NOISE,
 )

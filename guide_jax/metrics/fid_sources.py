@@ -1,6 +1,7 @@
 """FID statistics from published files, image folders, datasets, and a cache."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,11 +18,17 @@ from guide_jax.models.resample import resize
 from guide_jax.storage import fingerprint
 from guide_jax.storage.atomic import check_writable, write_arrays
 
+# Clean-fid's names of its statistics say how images were resized. Only its
+# legacy_pytorch resizes as pytorch-fid and this project do.
+OTHER_RESIZERS = re.compile(r".*_(clean|legacy_tensorflow)(_.*)?\.np[yz]")
 ROWS = 4096  # rows of a feature file that are read at a time
 
 
 def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
     """Reads a published file of features or statistics, without executing anything.
+
+    Such a file does not store how its images were resized, on which FID depends. A file
+    whose name says that it was otherwise is refused; others get a warning.
 
     Args:
         path: a `.npy` file with features `[N, F]` (such as `ffhq_real_feat.npy`), or an
@@ -33,12 +40,18 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
         The statistics. Their count is 0 if an `.npz` file does not store it.
 
     Raises:
-        InputError: the file does not exist, or holds something else.
+        InputError: the file does not exist, holds something else, or is named as
+            clean-fid names statistics of other resizers.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
             f"{path}: no such feature file; check --config.evaluate.fid_real"
+        )
+    if OTHER_RESIZERS.fullmatch(path.name):
+        raise InputError(
+            f"{path}: statistics of images that clean-fid resized in another way; FID"
+            " would be wrong. Give the photos' folder, or pytorch-fid's statistics"
         )
     try:
         with path.open("rb") as file:
@@ -62,6 +75,11 @@ def read_statistics(path: str | Path, features: int = FEATURES) -> Statistics:
         raise InputError(
             f"{path}: holds {len(found.mean)} features, but the network has {features}"
         )
+    logging.warning(
+        "%s: does not say how the photos were resized; delta FID_real is right only if"
+        " pytorch-fid resized them (give the photos' folder to be sure)",
+        path,
+    )
     return found
 
 

@@ -16,6 +16,8 @@ from flax import nnx
 
 from guide_jax.models.shapes import Array
 
+NAMED = 10  # leaves that a message names; the rest are only counted
+
 
 def leaf_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Returns dotted path -> shape of every array in a network (or its skeleton)."""
@@ -31,12 +33,17 @@ def _flat(network: nnx.Module) -> list[tuple]:
     return list(nnx.to_flat_state(nnx.state(network)))
 
 
-def fill(network: nnx.Module, leaves: Mapping[str, Array | np.ndarray]) -> nnx.Module:
+def fill(
+    network: nnx.Module,
+    leaves: Mapping[str, Array | np.ndarray],
+    made: Callable[[np.ndarray], Any] = jnp.array,
+) -> nnx.Module:
     """Returns the network with every leaf set from `leaves`, as float32.
 
     Args:
         network: a network or its `nnx.eval_shape` skeleton.
         leaves: dotted path -> array; exactly the network's paths and shapes.
+        made: makes the leaf from a NumPy array, by default a JAX array.
 
     Raises:
         ValueError: paths or shapes differ; the message names them.
@@ -52,9 +59,10 @@ def fill(network: nnx.Module, leaves: Mapping[str, Array | np.ndarray]) -> nnx.M
         if name in leaves and np.shape(leaves[name]) != tuple(flat[path].shape)
     ]
     if faults:
-        raise ValueError("; ".join(sorted(faults)))
+        more = [f"and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
+        raise ValueError("; ".join([*sorted(faults)[:NAMED], *more]))
     filled = {
-        path: flat[path].replace(jnp.asarray(np.array(leaves[name], np.float32)))
+        path: flat[path].replace(made(np.asarray(leaves[name], np.float32)))
         for name, path in wanted.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(filled))

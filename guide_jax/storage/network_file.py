@@ -50,11 +50,12 @@ def save_network(
     path = Path(path).absolute()
     header = _header(network, about or {})
     leaves = {}
-    for name, leaf in flat_leaves(network).items():
+    for name, array in flat_leaves(network).items():
+        leaf = np.asarray(array)
         if not np.isfinite(leaf).all():
             raise ValueError(f"{name} is not finite; nothing was saved")
         with np.errstate(over="ignore"):
-            leaves[name] = np.asarray(leaf).astype(dtype)
+            leaves[name] = leaf.astype(dtype, copy=False)
         if mantissa_bits is not None:
             leaves[name] = _round(leaves[name], mantissa_bits)
         if not np.isfinite(leaves[name]).all():

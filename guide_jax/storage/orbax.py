@@ -17,9 +17,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as orbax
 from absl import logging
+from orbax.checkpoint import type_handlers
 from orbax.checkpoint import v1 as ocp
 
 from guide_jax.storage.atomic import remove, replace
+
+# Orbax keeps what it writes in memory until a data file has this many bytes.
+FILE_SIZE = 2**24
 
 # Orbax numbers the operations of a process, so two threads that save at once would
 # write to each other's folders.
@@ -34,7 +38,7 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
 
     Args:
         path: absolute path of the folder.
-        tree: a tree of NumPy or JAX arrays.
+        tree: a tree of NumPy or JAX arrays. NumPy arrays may be views of files.
         about: JSON-able metadata, which `read_about` returns.
 
     Raises:
@@ -43,11 +47,14 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
     """
     options = orbax.options.MultiprocessingOptions(**_this_process())
     handler = orbax.CompositeCheckpointHandler(
-        state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
+        state=orbax.PyTreeCheckpointHandler(
+            multiprocessing_options=options, type_handler_registry=_types()
+        ),
         composite_options=orbax.CompositeOptions(multiprocessing_options=options),
     )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    tree = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
+    tree = orbax.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_SIZE)
+    tree = orbax.args.Composite(state=tree)
     # The v1 function writes the same format, but always waits for all processes.
     checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
     with _orbax, checkpointer, _in_utf8(path.parent) as folder:
@@ -64,6 +71,14 @@ def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
             raise
     if made.name != path.name:
         replace(path.with_name(made.name), path)
+
+
+def _types() -> Any:
+    """Returns Orbax's handlers; NumPy arrays aren't copied before they are written."""
+    numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    return type_handlers.create_type_handler_registry(
+        (np.ndarray, numpy), (jax.Array, type_handlers.ArrayHandler())
+    )
 
 
 def load(path: Path, like: Any = None) -> Any:

@@ -8,6 +8,8 @@ import tiny
 
 from convert import __main__ as cli
 from convert import jobs
+from convert.contents import find
+from convert.rules import convert
 from convert.torch_file import read
 from guide_jax import inversion
 from guide_jax.models.e4e import E4E
@@ -126,22 +128,43 @@ def test_broken_generator_does_not_stop_the_encoder(monkeypatch, capsys, tmp_pat
     assert names == {"e4e_encoder.npz", "nvlabs.npz"}
 
 
+def test_tensors_of_neither_network_are_named(monkeypatch, capsys, tmp_path):
+    data = bundle(w_std=np.ones(8))
+    strays = ("ema.input_layer.0.weight", "encoder")
+    data["state_dict"] |= dict.fromkeys(strays, np.ones(3))
+    status, rows, notes = run_cli(monkeypatch, capsys, tmp_path, data)
+    assert (status, len(rows)) == (0, 2)
+    title = f"note: {tmp_path / 'e4e.pt'}: left out: "
+    assert f"{title}'w_std'" in notes
+    assert f"{title}'ema.input_layer.0.weight', 'encoder'" in notes
+
+
+ROWS = np.arange(32, dtype=np.float32).reshape(4, 8)
+
+
 @pytest.mark.parametrize(
-    ("where", "message"),
+    ("changes", "wanted"),
     [
-        ("outside", "unknown entries next to 'state_dict': 'w_std'"),
-        ("inside", "unknown tensor 'ema.input_layer.0.weight', 'encoder'"),
+        ({"latent_avg": ROWS}, ROWS),
+        ({"latent_avg": ROWS[1]}, np.tile(ROWS[1], (4, 1))),
+        ({"latent_avg": ROWS[2:3]}, np.tile(ROWS[2], (4, 1))),
+        ({"opts": OPTS | {"start_from_latent_avg": False}}, np.zeros((4, 8))),
+        (
+            {"latent_avg": None, "opts": OPTS | {"start_from_latent_avg": False}},
+            np.zeros((4, 8)),
+        ),
     ],
 )
-def test_tensors_of_neither_network_are_named(
-    monkeypatch, capsys, tmp_path, where, message
-):
-    data = bundle()
-    if where == "outside":
-        data["w_std"] = np.ones(8)
-    else:
-        strays = ("ema.input_layer.0.weight", "encoder")
-        data["state_dict"] |= dict.fromkeys(strays, np.ones(3))
-    status, rows, errors = run_cli(monkeypatch, capsys, tmp_path, data)
-    assert (status, rows) == (1, [])
-    assert errors == [f"error: {tmp_path / 'e4e.pt'}: {message}"]
+def test_mean_is_used_as_by_the_published_code(changes, wanted):
+    data = {k: x for k, x in bundle(**changes).items() if x is not None}
+    found = find(data)
+    family, state = found.kind.split(found.state, print)["encoder"]
+    np.testing.assert_array_equal(convert(state, family).w_avg[...], wanted)
+
+
+@pytest.mark.parametrize("mean", [None, np.ones((3, 8)), np.ones(7), np.ones((1, 7))])
+def test_missing_and_misshapen_means_are_named(monkeypatch, capsys, tmp_path, mean):
+    data = {k: x for k, x in bundle(latent_avg=mean).items() if x is not None}
+    *_, error = run_cli(monkeypatch, capsys, tmp_path, data)[2]
+    assert error.startswith(f"error: {tmp_path / 'e4e.pt'}: ")
+    assert "'latent_avg'" in error

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 from golden_data import load
+from ml_dtypes import bfloat16
 
+from convert.contents import find
 from convert.rules import ConversionError, convert
 from convert.stylegan2 import NVLABS, ROSINALITY
 from guide_jax.models.network import flat_leaves
@@ -72,8 +74,7 @@ def test_config_is_read_from_shapes(nvlabs, rosinality):
 
 
 def test_each_family_recognises_only_its_own_files(nvlabs, rosinality):
-    wrapped = {"g_ema": rosinality, "latent_avg": np.zeros(64, np.float32)}
-    for state, of_nvlabs in ((nvlabs, True), (rosinality, False), (wrapped, False)):
+    for state, of_nvlabs in ((nvlabs, True), (rosinality, False)):
         assert NVLABS.recognises(state) == of_nvlabs
         assert ROSINALITY.recognises(state) != of_nvlabs
 
@@ -83,23 +84,11 @@ def test_both_families_fill_the_same_network(nvlabs, rosinality, rows):
     w_avg = nvlabs["mapping.w_avg"]
     latent_avg = w_avg if rows is None else np.tile(w_avg, (rows, 1))
     ours = flat_leaves(convert(nvlabs, NVLABS))
-    theirs = flat_leaves(
-        convert({"g_ema": rosinality, "g": {}, "latent_avg": latent_avg}, ROSINALITY)
-    )
+    found = find({"g_ema": rosinality, "g": {}, "latent_avg": latent_avg})
+    theirs = flat_leaves(convert(found.state, found.kind))
     assert ours.keys() == theirs.keys()
     for path, leaf in ours.items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
-
-
-def test_unknown_entries_next_to_g_ema_are_named(rosinality):
-    w_avg = np.ones(64, np.float32)
-    training = dict.fromkeys(("g", "d", "g_optim", "d_optim", "args", "ada_aug_p"))
-    whole = {"g_ema": rosinality, "latent_avg": w_avg} | training
-    np.testing.assert_array_equal(convert(whole, ROSINALITY).mapping.w_avg[...], 1)
-    with pytest.raises(
-        ConversionError, match=r"unknown entries next to 'g_ema': 'e', 'w_std'$"
-    ):
-        convert(whole | {"w_std": w_avg, "e": {}}, ROSINALITY)
 
 
 def test_w_avg_of_a_bare_rosinality_dict_is_its_mean_w(rosinality):
@@ -163,3 +152,57 @@ def test_unsupported_smoothing_kernels_are_refused(nvlabs, rosinality):
     rosinality[key] = rosinality[key] / 4
     with pytest.raises(ConversionError, match=key):
         convert(rosinality, ROSINALITY)
+
+
+def test_missing_noise_is_drawn_from_a_fixed_seed(rosinality):
+    bare = {k: x for k, x in rosinality.items() if not k.startswith("noises.")}
+    notes = []
+    ours = flat_leaves(convert(bare, ROSINALITY, notes.append))
+    again = flat_leaves(convert(bare, ROSINALITY))
+    whole = flat_leaves(convert(rosinality, ROSINALITY))
+    noise = [path for path in whole if path.endswith("noise_const")]
+    assert any(f"no noise images; {len(noise)} were drawn" in note for note in notes)
+    drawn = np.concatenate([np.ravel(ours[path]) for path in noise])
+    assert (abs(drawn.mean()) < 0.1, abs(drawn.std() - 1) < 0.1) == (True, True)
+    for path in whole:
+        wanted = again if path in noise else whole
+        np.testing.assert_array_equal(ours[path], wanted[path], err_msg=path)
+
+
+def test_half_precision_is_converted(nvlabs, rosinality):
+    for state, family in ((nvlabs, NVLABS), (rosinality, ROSINALITY)):
+        for dtype in (np.float16, bfloat16):
+            half = {key: np.asarray(x).astype(dtype) for key, x in state.items()}
+            wanted = {key: x.astype(np.float32) for key, x in half.items()}
+            got = flat_leaves(convert(half, family))
+            for path, leaf in flat_leaves(convert(wanted, family)).items():
+                assert got[path].dtype == np.float32
+                np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"mapping.embed.weight": (64, 5)}, "conditional generator"),
+        ({"synthesis.b8.skip.weight": (64, 64, 1, 1)}, "architecture='resnet'"),
+        ({"synthesis.b4.torgb.weight": None}, "architecture='orig'"),
+        ({"synthesis.b4.torgb.weight": (1, 64, 1, 1)}, "generator of grey images"),
+        ({"synthesis.b4.torgb.weight": (96, 64, 1, 1)}, "generator of 96 channels"),
+    ],
+)
+def test_known_causes_are_given_instead_of_tensors(nvlabs, changes, cause):
+    for key, shape in changes.items():
+        nvlabs.pop(key, None)
+        if shape:
+            nvlabs[key] = np.zeros(shape, np.float32)
+    with pytest.raises(ConversionError, match=cause) as caught:
+        convert(nvlabs, NVLABS)
+    assert "use one" in str(caught.value)
+
+
+def test_only_ten_tensors_are_named(nvlabs):
+    strays = {f"synthesis.stray{i}": np.ones(1) for i in range(40)}
+    with pytest.raises(ConversionError) as caught:
+        convert(nvlabs | strays, NVLABS)
+    assert str(caught.value).count("stray") == 20  # each with its path
+    assert str(caught.value).endswith("; and 30 more")

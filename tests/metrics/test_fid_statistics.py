@@ -391,3 +391,14 @@ def test_hash_of_files_changes_with_names_and_contents(tmp_path):
     b.rename(tmp_path / "c")
     hashes.add(fid_sources.hash_files([a, tmp_path / "c"]))
     assert len(hashes) == 5
+
+
+def test_statistics_of_other_resizers_are_refused(tmp_path, caplog):
+    arrays = {"mu": np.zeros(6), "sigma": np.eye(6)}
+    for name in ("ffhq_clean_trainval70k_1024", "ffhq_legacy_tensorflow_train_256"):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises(InputError, match="resized in another way"):
+            fid_sources.read_statistics(tmp_path / f"{name}.npz", 6)
+    np.savez(tmp_path / "ffhq.npz", **arrays)
+    fid_sources.read_statistics(tmp_path / "ffhq.npz", 6)
+    assert "does not say how the photos were resized" in caplog.text

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from golden_data import nchw, nhwc
 from jax.ad_checkpoint import print_saved_residuals
+from ml_dtypes import bfloat16
 
 from convert import lpips as families
 from convert.rules import ConversionError, convert
@@ -141,6 +142,42 @@ def test_both_file_formats_give_the_same_network():
     assert ours.keys() == theirs.keys()
     for path, leaf in ours.items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+def test_whole_state_dict_is_converted():
+    """As from `LPIPS(net="alex").state_dict()`: slices, each head twice, scaling."""
+    parts, notes = alex_state(), []
+    whole = {key: np.array(x) for key, x in families.SCALING.items()}
+    for i, at in enumerate(families.TORCHVISION_CONVS["alex"]):
+        for leaf in ("weight", "bias"):
+            whole[f"net.slice{i + 1}.{at}.{leaf}"] = parts[f"features.{at}.{leaf}"]
+        head = parts[f"lin{i}.model.1.weight"]
+        whole |= {f"lin{i}.model.1.weight": head, f"lins.{i}.model.1.weight": head}
+    assert families.TORCH.recognises(whole)
+    ours = flat_leaves(convert(whole, families.TORCH, notes.append))
+    for path, leaf in flat_leaves(nnx.merge(*alex())).items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+    assert notes == [note for note in notes if "are not the lpips package's" in note]
+    for key, message in {
+        "lins.2.model.1.weight": "two different tensors for 'lin2.model.1.weight'",
+        "scaling_layer.shift": "'scaling_layer.shift' is not the lpips package's",
+    }.items():
+        with pytest.raises(ConversionError, match=message):
+            convert(whole | {key: whole[key] + 1}, families.TORCH)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
+def test_versions_of_the_heads_are_told_apart(monkeypatch, dtype):
+    heads = golden_data.load("lpips_vgg").stored
+    heads = [heads[f"lin{i}.model.1.weight"].astype(dtype) for i in range(5)]
+    families.check_version(heads, pytest.fail)  # the published ones of version 0.1
+    notes = []
+    families.check_version([heads[0] + heads[0], *heads[1:]], notes.append)
+    assert "are not the lpips package's" in notes[0]
+    zero = dict.fromkeys(families.VERSIONS, "0.0")
+    monkeypatch.setattr(families, "VERSIONS", zero)
+    with pytest.raises(ConversionError, match=r"version 0\.0 .* use version 0\.1"):
+        families.check_version(heads, notes.append)
 
 
 def test_missing_and_unknown_tensors_are_reported():
