@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import dlib_file, mobilestylegan
+from convert import dlib_file, eg3d, mobilestylegan
 from convert.registry import (
     FAMILIES,
     GROUPS,
@@ -45,6 +45,7 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
     """
     jobs, errors = [], []
     parts: Parts = {}
+    means = {}
     for path in files:
         try:
             if mobilestylegan.holds_graphs(path):
@@ -59,10 +60,15 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
                         for suffix, (family, state) in bundle.split(data).items()
                     ]
                     continue
+                if eg3d.is_mean_code(data):
+                    means[path] = data
+                    continue
                 state = state_dict(data)
             if family := family_of(state):
                 jobs.append(Job((path,), family, state, name))
             elif not (part := part_of(state)):
+                if reason := eg3d.refusal(state):
+                    raise ValueError(reason)
                 known = "; ".join(family.title for family in FAMILIES)
                 raise ValueError(f"no supported network found; supported: {known}")
             elif part in parts:
@@ -74,6 +80,8 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
                 parts[part] = path, state
         except Exception as error:  # one bad file must not stop the rest
             errors.append(one_line(path, error))
+    jobs, strays = eg3d.with_mean_codes(jobs, means)
+    errors += strays
     for group in GROUPS:
         if not any(part in parts for part in group.parts):
             continue

@@ -5,6 +5,7 @@ from flax import nnx
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.models.e4e import E4E
+from guide_jax.models.eg3d.generator import EG3D
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
@@ -18,6 +19,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
     for network in (
         DlibResNet,
         E4E,
+        EG3D,
         IRNet,
         Inception,
         LPIPS,
