@@ -15,7 +15,7 @@ from guide_jax.models.network import network_hash, on_device
 from guide_jax.storage.network_file import load_network
 
 KINDS = {
-    "generator": ("stylegan2", "mobilestylegan"),
+    "generator": ("stylegan2", "mobilestylegan", "eg3d"),
     "encoder": ("w_encoder", "e4e"),
     "lpips": ("lpips",),
     "identity": ("ir",),

@@ -1,4 +1,4 @@
-"""EG3D's generator: a mapping conditioned on a camera, planes, renderer, enlargement."""
+"""EG3D's generator, which joins its parts: mapping, backbone, renderer, enlargement."""
 
 from collections.abc import Sequence
 

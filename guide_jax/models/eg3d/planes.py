@@ -35,7 +35,7 @@ def look_up(
     """
     H, W, F = planes.shape
     # A row per pixel and plane; this order needs no copy.
-    table = planes.reshape(H * W * PLANES, F // PLANES)
+    table = jnp.asarray(planes).reshape(H * W * PLANES, F // PLANES)
     rows, weights = [], []
     for plane, axes in enumerate(AXES):
         # The outer edges of the outer pixels are at -1 and 1.
@@ -51,7 +51,7 @@ def look_up(
     return jnp.sum(found * jnp.stack(weights)[..., None], axis=0) / PLANES
 
 
-def _taps(position: jax.Array, length: int) -> list[tuple[jax.Array, jax.Array]]:
+def _taps(position: Float[Array, " P"], length: int) -> list[tuple[Array, Array]]:
     """Returns the indices `[P]` and weights `[P]` of the two nearest pixels."""
     first = jnp.floor(position)
     share = position - first
