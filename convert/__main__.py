@@ -202,7 +202,7 @@ def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         write(path, state)
     except Exception as error:
         return [], [one_line(path, error)]
-    title = export.NAMES[names].family.title
+    title = export.names_for(names).family.title
     row = _row(str(args.export), title, len(state), network, args.to)
     return [table([row]), f"loads into {export.call_of(network, names)}"], []
 

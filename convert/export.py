@@ -60,7 +60,7 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
 
     Args:
         network: a network of kind "stylegan2" or "eg3d".
-        names: a key of `NAMES`: "nvlabs" or "rosinality" for "stylegan2", or "eg3d".
+        names: "nvlabs" or "rosinality" for a StyleGAN2, "eg3d" for an EG3D.
 
     Returns:
         key -> float32 array, in the order of PyTorch's `state_dict()`. With
@@ -71,11 +71,11 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
         ConversionError: the network is of another kind, or has settings that such a
             file cannot store.
     """
-    target = NAMES[names]
+    target = names_for(names)
     if network.kind != target.family.kind:
         raise ConversionError(
-            f"cannot export a {network.kind} network with these names; only"
-            f" {target.family.kind} has them"
+            f"cannot export a {network.kind} network; only {target.family.kind} has"
+            " these tensor names"
         )
     config = network.config
     target.check(config)
@@ -102,13 +102,12 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
 
 def call_of(network: nnx.Module, names: str) -> str:
     """Returns the call that builds the published class for an exported state dict."""
-    return NAMES[names].call(network.config)
+    return names_for(names).call(network.config)
 
 
 def names_of(network: nnx.Module) -> str:
-    """Returns the usual names for a network, a key of `NAMES`."""
-    fit = (name for name, to in NAMES.items() if to.family.kind == network.kind)
-    return next(fit, "nvlabs")
+    """Returns the names that `export` uses for a network unless told otherwise."""
+    return "eg3d" if network.kind == eg3d.EG3D.kind else "nvlabs"
 
 
 def _check_assumed(config: dict) -> None:
@@ -232,6 +231,7 @@ def _by_side(config: dict) -> dict[int, int]:
     return {4 << i: count for i, count in enumerate(config["channels"])}
 
 
+# What a StyleGAN2 can be exported to.
 NAMES = {
     "nvlabs": Names(
         NVLABS, _nvlabs_shapes, NVLABS_KERNEL_SUM, _nvlabs_call, _check_assumed
@@ -243,5 +243,10 @@ NAMES = {
         _rosinality_call,
         _check_rosinality,
     ),
-    "eg3d": Names(eg3d.EG3D, eg3d.shapes, NVLABS_KERNEL_SUM, eg3d.call, eg3d.check),
 }
+EG3D_NAMES = Names(eg3d.EG3D, eg3d.shapes, NVLABS_KERNEL_SUM, eg3d.call, eg3d.check)
+
+
+def names_for(key: str) -> Names:
+    """Returns the naming scheme "nvlabs", "rosinality" or "eg3d"."""
+    return EG3D_NAMES if key == "eg3d" else NAMES[key]

@@ -224,7 +224,8 @@ class Module(Record):
             own.pop(name, None)
         flat = {name: plain(value) for name, value in own.items() if value is not None}
         flat |= {name: plain(self.state[name]) for name in SETTINGS & self.state.keys()}
-        if "rendering_kwargs" in flat:  # every network has arguments, but few need them
+        # All of NVIDIA's modules have this, but only these need it.
+        if "rendering_kwargs" in flat and "_init_kwargs" in self.state:
             flat["_init_kwargs"] = plain(self.state["_init_kwargs"])
         for child, module in self.state["_modules"].items():
             for name, value in (plain(module) if module is not None else {}).items():

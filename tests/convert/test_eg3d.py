@@ -166,5 +166,7 @@ def test_the_call_rebuilds_the_published_class(state):
 def test_networks_that_the_published_class_cannot_hold_are_refused():
     with pytest.raises(ConversionError, match="plane_channels is 4, not 32"):
         export(tiny.eg3d(), "eg3d")
-    with pytest.raises(ConversionError, match="cannot export a eg3d network"):
+    with pytest.raises(
+        ConversionError, match="cannot export a eg3d network; only stylegan2"
+    ):
         export(tiny.eg3d(), "nvlabs")

@@ -65,6 +65,30 @@ def look_at(
     )
 
 
+def of_rows(
+    camera: Array | None, rows: Array, radius: float = RADIUS
+) -> Float[Array, "N 25"]:
+    """Returns a camera for each row of an array, in its dtype.
+
+    Args:
+        camera: `[N, 25]`, `[1, 25]` for all rows, or None for the front.
+        rows: `[N, ...]`.
+        radius: distance of the camera in front.
+
+    Raises:
+        ValueError: the camera has another shape.
+    """
+    N = len(rows)
+    if camera is None:
+        camera = look_at(radius=radius)
+    if camera.shape not in ((1, LENGTH), (N, LENGTH)):
+        raise ValueError(
+            f"the camera has shape {list(camera.shape)}; give [{N}, {LENGTH}] or"
+            f" [1, {LENGTH}], as from guide_jax.models.eg3d.cameras.look_at"
+        )
+    return jnp.broadcast_to(camera, (N, LENGTH)).astype(rows.dtype)
+
+
 def rays(
     camera: Float[Array, "N 25"], size: int
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N R 3"]]:

@@ -3,72 +3,16 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
 from guide_jax.models import ops, stylegan2
 from guide_jax.models.eg3d import cameras
+from guide_jax.models.eg3d.mapping import Mapping
 from guide_jax.models.eg3d.planes import PLANES, Decoder, look_up
 from guide_jax.models.eg3d.renderer import Rendering, render
 from guide_jax.models.eg3d.superresolution import SuperResolution
 from guide_jax.models.shapes import Array
-
-MAPPING_LR_MULTIPLIER = 0.01
-
-
-class Mapping(stylegan2.Mapping):
-    """StyleGAN2's mapping network, which also reads a camera through `embed`.
-
-    In training, EG3D told the mapping from where the image would be seen, because
-    people in photos look at the camera with different expressions. For one person seen
-    from several sides this camera must not change: by default it is in front.
-    """
-
-    def __init__(
-        self,
-        z_dim: int,
-        w_dim: int,
-        num_ws: int,
-        num_layers: int,
-        *,
-        camera_radius: float,
-        camera_scale: float,
-        rngs: nnx.Rngs,
-    ):
-        widths = z_dim + w_dim, w_dim, num_ws, num_layers
-        super().__init__(*widths, MAPPING_LR_MULTIPLIER, rngs=rngs)
-        self.embed = ops.Linear(cameras.LENGTH, w_dim, rngs=rngs)
-        self.camera_radius = camera_radius
-        self.camera_scale = camera_scale
-
-    def __call__(
-        self,
-        z: Float[Array, "N Z"],
-        psi: float | int = 1.0,
-        cutoff: int | None = None,
-        *,
-        camera: Float[Array, "M K"] | None = None,
-    ) -> Float[Array, "N L D"]:
-        """Maps latents z to codes w.
-
-        Args:
-            z: [N, Z], standard normal.
-            psi: truncation, a Python number: 1 for none, 0 gives `w_avg`.
-            cutoff: number of the L vectors to truncate, from the first; None for all.
-            camera: the camera that the codes are conditioned on, [N, 25] or [1, 25];
-                None for the front.
-
-        Returns:
-            w [N, L, D], the same vector L times, apart from truncation.
-
-        Raises:
-            ValueError: `camera` has another shape.
-        """
-        camera = _camera(camera, self.camera_radius, z)
-        read = ops.normalize_2nd_moment(self.embed(camera * self.camera_scale))
-        x = jnp.concatenate([ops.normalize_2nd_moment(z), read], axis=1)
-        return self.styles(x, psi, cutoff)
 
 
 class Synthesis(nnx.Module):
@@ -127,7 +71,7 @@ class Synthesis(nnx.Module):
         noise: str = "const",
         dtype: jax.typing.DTypeLike | None = None,
         *,
-        camera: Float[Array, "M K"] | None = None,
+        camera: Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[Float[Array, "N H W 3"], dict[str, Float[Array, "N _ _ _"]]]:
         """Synthesises images from codes.
@@ -156,7 +100,7 @@ class Synthesis(nnx.Module):
         self,
         planes: Float[Array, "N H W F"],
         *,
-        camera: Float[Array, "M K"] | None = None,
+        camera: Array | None = None,
         key: jax.Array | None = None,
         size: int | None = None,
     ) -> tuple[Float[Array, "N S S C"], Float[Array, "N S S"]]:
@@ -173,7 +117,7 @@ class Synthesis(nnx.Module):
             [-1, 1], and the distance from the camera [N, S, S].
         """
         size = size or self.rendering.size
-        camera = _camera(camera, self.camera_radius, planes)
+        camera = cameras.of_rows(camera, planes, self.camera_radius)
         origins, directions = cameras.rays(camera, size)
         parts = planes, origins, directions
         features, depths = render(self._look, *parts, self.rendering, key)
@@ -194,27 +138,6 @@ class Synthesis(nnx.Module):
     def affine_layers(self) -> list[tuple[int, ops.Linear]]:
         """Returns each layer of the backbone that reads a style, and which of the L."""
         return self.backbone.affine_layers()
-
-
-def _camera(camera: Array | None, radius: float, like: Array) -> Float[Array, "N 25"]:
-    """Returns a camera for each row of `like`; by default, in front.
-
-    Raises:
-        ValueError: a given camera has another shape.
-    """
-    N = len(like)
-    if camera is None:
-        camera = cameras.look_at(radius=radius)
-    if (
-        camera.ndim != 2
-        or camera.shape[1] != cameras.LENGTH
-        or len(camera) not in (1, N)
-    ):
-        raise ValueError(
-            f"the camera has shape {list(camera.shape)}; give [{N}, {cameras.LENGTH}]"
-            f" or [1, {cameras.LENGTH}], as from guide_jax.models.eg3d.cameras.look_at"
-        )
-    return jnp.broadcast_to(camera, (N, cameras.LENGTH)).astype(like.dtype)
 
 
 class EG3D(nnx.Module):
