@@ -125,7 +125,7 @@ def test_missing_and_unknown_tensors_are_named(state, key):
     array = state.pop(key)
     with pytest.raises(ConversionError, match=r"no tensor for|is missing"):
         convert(state, eg3d.EG3D)
-    with pytest.raises(ConversionError, match=f"unknown tensor '{key}_'"):
+    with pytest.raises(ConversionError, match=f"'{key}_'"):
         convert(state | {key: array, f"{key}_": array}, eg3d.EG3D)
 
 
