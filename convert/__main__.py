@@ -71,7 +71,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         usage="python -m convert FILE... --out DIR [--npz] [--dtype DTYPE] [--pypi]\n"
         "       python -m convert --export NETWORK --to FILE [--names NAMES]",
         description="Converts published checkpoints into this project's networks, or"
-        " exports a StyleGAN2 as a published state dict. Code in the files is never"
+        " exports a generator as a published state dict. Code in the files is never"
         " executed.",
         epilog="supported: " + "; ".join(family.title for family in FAMILIES),
     )
@@ -101,8 +101,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--export",
         type=_path,
         metavar="NETWORK",
-        help="converted StyleGAN2 to export for PyTorch, an Orbax folder or an .npz"
-        " file",
+        help="converted StyleGAN2 or EG3D to export for PyTorch, an Orbax folder or an"
+        " .npz file",
     )
     parser.add_argument(
         "--to",
@@ -113,7 +113,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--names",
         choices=tuple(export.NAMES),
-        help="tensor names to use, nvlabs (stylegan2-ada-pytorch) by default",
+        help="tensor names to use, for a StyleGAN2 nvlabs (stylegan2-ada-pytorch) by"
+        " default",
     )
     return parser.parse_args(argv)
 
@@ -203,16 +204,16 @@ def _copy_judge(file: Path, path: Path) -> tuple[str, ...]:
 
 def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Exports a network; returns the output lines and the errors."""
-    names = args.names or "nvlabs"
     path = args.export.absolute()  # as in the loader's messages
     try:
         network = load_network(path)
+        names = args.names or export.names_of(network)
         state = export.export(network, names)
         path = args.to.absolute()
         write(path, state)
     except Exception as error:
         return [], [one_line(path, error)]
-    title = export.NAMES[names].family.title
+    title = export.names_for(names).family.title
     row = _row(str(args.export), title, len(state), network, args.to)
     return [table([row]), f"loads into {export.call_of(network, names)}"], []
 

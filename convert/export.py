@@ -1,4 +1,4 @@
-"""Exports a StyleGAN2 to PyTorch, with either set of published tensor names.
+"""Exports a StyleGAN2 or an EG3D to PyTorch, with published tensor names.
 
     python -m convert --export runs/demo/generator --to generator.npz
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
+from convert import eg3d
 from convert.rules import ConversionError, Family, Rule
 from convert.stylegan2 import (
     MAPPING_LR_MULTIPLIER,
@@ -22,6 +23,8 @@ from convert.stylegan2 import (
     NVLABS_KERNEL_SUM,
     ROSINALITY,
     ROSINALITY_KERNEL_SUM,
+    nvlabs_block_shapes,
+    nvlabs_channels,
     smoothing_kernel,
 )
 from guide_jax.models.network import flat_leaves
@@ -42,20 +45,22 @@ class Names:
             PyTorch's `state_dict()`.
         kernel_sum: sum of each smoothing kernel (the tensors that the rules ignore).
         call: returns the call of the published class that fits a config.
+        check: raises ConversionError for a config that such a file cannot store.
     """
 
     family: Family
     shapes: Callable[[dict], Shapes]
     kernel_sum: float
     call: Callable[[dict], str]
+    check: Callable[[dict], None]
 
 
 def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
-    """Returns a StyleGAN2 as a published state dict, bit-exactly.
+    """Returns a generator as a published state dict, bit-exactly.
 
     Args:
-        network: a network of kind "stylegan2".
-        names: a key of `NAMES`: "nvlabs" or "rosinality".
+        network: a network of kind "stylegan2" or "eg3d".
+        names: "nvlabs" or "rosinality" for a StyleGAN2, "eg3d" for an EG3D.
 
     Returns:
         key -> float32 array, in the order of PyTorch's `state_dict()`. With
@@ -66,14 +71,14 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
         ConversionError: the network is of another kind, or has settings that such a
             file cannot store.
     """
-    target = NAMES[names]
+    target = names_for(names)
     if network.kind != target.family.kind:
         raise ConversionError(
-            f"cannot export a {network.kind} network; only {target.family.kind} is"
-            " supported"
+            f"cannot export a {network.kind} network; only {target.family.kind} has"
+            " these tensor names"
         )
     config = network.config
-    _check_config(config, names)
+    target.check(config)
     leaves = {path: np.asarray(leaf) for path, leaf in flat_leaves(network).items()}
     state, unused, faults = {}, set(leaves), []
     for key, shape in target.shapes(config):
@@ -97,10 +102,15 @@ def export(network: nnx.Module, names: str) -> dict[str, np.ndarray]:
 
 def call_of(network: nnx.Module, names: str) -> str:
     """Returns the call that builds the published class for an exported state dict."""
-    return NAMES[names].call(network.config)
+    return names_for(names).call(network.config)
 
 
-def _check_config(config: dict, names: str) -> None:
+def names_of(network: nnx.Module) -> str:
+    """Returns the names that `export` uses for a network unless told otherwise."""
+    return "eg3d" if network.kind == eg3d.EG3D.kind else "nvlabs"
+
+
+def _check_assumed(config: dict) -> None:
     """Raises unless a reader of the file would infer the same config."""
     for field, assumed in ASSUMED.items():
         if config[field] != assumed:
@@ -108,7 +118,11 @@ def _check_config(config: dict, names: str) -> None:
                 f"{field} is {config[field]}, which a state dict cannot store; readers"
                 f" assume {assumed}"
             )
-    if names == "rosinality" and config["z_dim"] != config["w_dim"]:
+
+
+def _check_rosinality(config: dict) -> None:
+    _check_assumed(config)
+    if config["z_dim"] != config["w_dim"]:
         raise ConversionError(
             f"z has length {config['z_dim']} and w has length {config['w_dim']}, but"
             " rosinality's generator needs equal lengths; use --names nvlabs"
@@ -137,24 +151,8 @@ def _nvlabs_shapes(config: dict) -> Shapes:
     w_dim = config["w_dim"]
     previous = None  # channels of the previous block
     for i, channels in enumerate(config["channels"]):
-        side = 4 << i
-        block = f"synthesis.b{side}"
-        if previous is None:
-            yield f"{block}.const", (channels, side, side)
-        yield f"{block}.resample_filter", KERNEL
-        for conv in ("conv0", "conv1") if previous else ("conv1",):
-            inputs = previous if conv == "conv0" else channels
-            yield f"{block}.{conv}.weight", (channels, inputs, 3, 3)
-            yield f"{block}.{conv}.noise_strength", ()
-            yield f"{block}.{conv}.bias", (channels,)
-            yield f"{block}.{conv}.resample_filter", KERNEL
-            yield f"{block}.{conv}.noise_const", (side, side)
-            yield f"{block}.{conv}.affine.weight", (inputs, w_dim)
-            yield f"{block}.{conv}.affine.bias", (inputs,)
-        yield f"{block}.torgb.weight", (3, channels, 1, 1)
-        yield f"{block}.torgb.bias", (3,)
-        yield f"{block}.torgb.affine.weight", (channels, w_dim)
-        yield f"{block}.torgb.affine.bias", (channels,)
+        block, side = f"synthesis.b{4 << i}", 4 << i
+        yield from nvlabs_block_shapes(block, previous, channels, side, w_dim)
         previous = channels
     yield "mapping.w_avg", (w_dim,)
     for i in range(config["mapping_layers"]):
@@ -163,19 +161,14 @@ def _nvlabs_shapes(config: dict) -> Shapes:
 
 
 def _nvlabs_call(config: dict) -> str:
-    channels = _by_side(config)
-    # The class uses min(base // side, maximum) channels. This base fits if any does.
-    maximum = max(channels.values())
-    base = max(count * side for side, count in channels.items())
-    call = (
+    base, maximum, rest = nvlabs_channels(config["channels"])
+    return (
         f"training.networks.Generator(z_dim={config['z_dim']}, c_dim=0,"
         f" w_dim={config['w_dim']}, img_resolution={config['resolution']},"
         f" img_channels=3, mapping_kwargs={{'num_layers': {config['mapping_layers']}}},"
         f" synthesis_kwargs={{'channel_base': {base}, 'channel_max': {maximum}}})"
+        f"{rest}"
     )
-    if channels == {side: min(base // side, maximum) for side in channels}:
-        return call
-    return f"{call}, with channels_dict = {channels} in its SynthesisNetwork"
 
 
 # rosinality ---------------------------------------------------------------------------
@@ -238,9 +231,22 @@ def _by_side(config: dict) -> dict[int, int]:
     return {4 << i: count for i, count in enumerate(config["channels"])}
 
 
+# What a StyleGAN2 can be exported to.
 NAMES = {
-    "nvlabs": Names(NVLABS, _nvlabs_shapes, NVLABS_KERNEL_SUM, _nvlabs_call),
+    "nvlabs": Names(
+        NVLABS, _nvlabs_shapes, NVLABS_KERNEL_SUM, _nvlabs_call, _check_assumed
+    ),
     "rosinality": Names(
-        ROSINALITY, _rosinality_shapes, ROSINALITY_KERNEL_SUM, _rosinality_call
+        ROSINALITY,
+        _rosinality_shapes,
+        ROSINALITY_KERNEL_SUM,
+        _rosinality_call,
+        _check_rosinality,
     ),
 }
+EG3D_NAMES = Names(eg3d.EG3D, eg3d.shapes, NVLABS_KERNEL_SUM, eg3d.call, eg3d.check)
+
+
+def names_for(key: str) -> Names:
+    """Returns the naming scheme "nvlabs", "rosinality" or "eg3d"."""
+    return EG3D_NAMES if key == "eg3d" else NAMES[key]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convert.rules import ConversionError, Family, Rule, StateDict, size
+from convert.rules import ConversionError, Family, Note, Rule, StateDict, size
 from guide_jax.models.goae import STAGES
 from guide_jax.models.swin import PATCH, coordinates, offsets, regions, sides
 
@@ -21,8 +21,9 @@ APART = -100.0  # the mask's value for tokens that must not see each other
 IN_PROJECTION = re.compile(r"(cross_att_\w+\.multihead_attn)\.in_proj_(weight|bias)")
 
 
-def prepare(state: StateDict) -> StateDict:
+def prepare(state: StateDict, note: Note) -> StateDict:
     """Splits the stacked projections of the cross attention."""
+    del note
     found = {}
     for key, array in state.items():
         match = IN_PROJECTION.fullmatch(key)

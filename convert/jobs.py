@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convert import dlib_file, mobilestylegan
+from convert import dlib_file, eg3d, mobilestylegan
 from convert.contents import find
 from convert.registry import GROUPS, Group, Part, family_of
 from convert.rules import Bundle, Family, StateDict
@@ -46,6 +46,7 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
     """
     jobs, errors = [], []
     parts: Parts = {}
+    means = {}
     for path in files:
         try:
             name, notes = path.stem, []
@@ -55,7 +56,11 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
             elif dlib_file.holds_network(path):
                 kind, state = dlib_file.FAMILY, dlib_file.read(path)
             else:
-                found = find(read(path))
+                data = read(path)
+                if eg3d.is_mean_code(data):
+                    means[path] = data
+                    continue
+                found = find(data)
                 kind, state, notes = found.kind, found.state, list(found.notes)
             if isinstance(kind, Bundle):
                 split = kind.split(state, notes.append)
@@ -74,6 +79,8 @@ def plan(files: Sequence[Path]) -> tuple[list[Job], list[str]]:
                 parts[kind] = path, state, notes
         except Exception as error:  # one bad file must not stop the rest
             errors.append(one_line(path, error))
+    jobs, strays = eg3d.with_mean_codes(jobs, means)
+    errors += strays
     for group in GROUPS:
         if not any(part in parts for part in group.parts):
             continue

@@ -23,6 +23,10 @@ def check_keys(keys: Iterable) -> None:
             raise ValueError("a nested tuple is used as a key")
 
 
+# Attributes of EG3D's modules that are no tensors of the network, but are needed.
+SETTINGS = {"rendering_kwargs", "neural_rendering_resolution", "plane_axes"}
+
+
 class Record:
     """Base class of the records; a stream cannot set attributes on it."""
 
@@ -256,7 +260,23 @@ class Module(Record):
         for name in self.state.get("_non_persistent_buffers_set", ()):
             own.pop(name, None)
         flat = {name: plain(value) for name, value in own.items() if value is not None}
+        flat |= {name: plain(self.state[name]) for name in SETTINGS & self.state.keys()}
+        # All of NVIDIA's modules have this, but only these need it.
+        if "rendering_kwargs" in flat and "_init_kwargs" in self.state:
+            flat["_init_kwargs"] = plain(self.state["_init_kwargs"])
         for child, module in self.state["_modules"].items():
             for name, value in (plain(module) if module is not None else {}).items():
                 flat[f"{child}.{name}"] = value
         return flat
+
+
+class PlainModule(Module):
+    """A network of an ordinary class, which a file refers to by name."""
+
+    __slots__ = ()
+
+    def __init__(self):
+        super().__init__({"state": {}})
+
+    def __setstate__(self, state):
+        self.state = state

@@ -31,6 +31,7 @@ from convert.pickle_records import (
     NumpyArray,
     NumpyDtype,
     NumpyScalar,
+    PlainModule,
     Record,
     Tensor,
     TorchType,
@@ -92,6 +93,17 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch.storage", "UntypedStorage"): TorchType("u1"),
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Builder(Module),
 }
+# Classes of EG3D's and torch's modules whose source is not in the file.
+for _class in (
+    "training.triplane.OSGDecoder",
+    "training.volumetric_rendering.renderer.ImportanceRenderer",
+    "training.volumetric_rendering.ray_marcher.MipRayMarcher2",
+    "training.volumetric_rendering.ray_sampler.RaySampler",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.activation.Softplus",
+):
+    _module, _, _name = _class.rpartition(".")
+    ALLOWED[_module, _name] = PlainModule
 for _core in ("numpy.core", "numpy._core"):
     ALLOWED[f"{_core}.multiarray", "_reconstruct"] = Builder(lambda *_: NumpyArray())
     ALLOWED[f"{_core}.multiarray", "scalar"] = Builder(NumpyScalar)

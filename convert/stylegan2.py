@@ -6,7 +6,7 @@ precision and is not reached in float32.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -98,6 +98,54 @@ NVLABS = Family(
     causes=[conditional, other_architecture, not_rgb("synthesis.b4.torgb.weight", 0)],
     drawn=NOISE,
 )
+
+
+def nvlabs_block_shapes(
+    block: str, inputs: int | None, outputs: int, side: int, w_dim: int, image: int = 3
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the key and shape of a block's tensors, in the order of `state_dict()`.
+
+    Args:
+        block: the block's name.
+        inputs: channels of the previous block; None for the first block.
+        outputs: channels of this block.
+        side: its resolution, in pixels.
+        w_dim: length of a style vector.
+        image: channels of the image.
+    """
+    if inputs is None:
+        yield f"{block}.const", (outputs, side, side)
+    yield f"{block}.resample_filter", (len(FIR), len(FIR))
+    for conv in ("conv0", "conv1") if inputs else ("conv1",):
+        fan_in = inputs if conv == "conv0" and inputs else outputs
+        yield f"{block}.{conv}.weight", (outputs, fan_in, 3, 3)
+        yield f"{block}.{conv}.noise_strength", ()
+        yield f"{block}.{conv}.bias", (outputs,)
+        yield f"{block}.{conv}.resample_filter", (len(FIR), len(FIR))
+        yield f"{block}.{conv}.noise_const", (side, side)
+        yield f"{block}.{conv}.affine.weight", (fan_in, w_dim)
+        yield f"{block}.{conv}.affine.bias", (fan_in,)
+    yield f"{block}.torgb.weight", (image, outputs, 1, 1)
+    yield f"{block}.torgb.bias", (image,)
+    yield f"{block}.torgb.affine.weight", (outputs, w_dim)
+    yield f"{block}.torgb.affine.bias", (outputs,)
+
+
+def nvlabs_channels(channels: Sequence[int]) -> tuple[int, int, str]:
+    """Returns the channel arguments of NVlabs' classes for channels at 4, 8, ... px.
+
+    The classes have min(channel_base // side, channel_max) channels.
+
+    Returns:
+        `channel_base`, `channel_max`, and what else to set if no arguments fit.
+    """
+    by_side = {4 << i: count for i, count in enumerate(channels)}
+    maximum = max(channels)
+    # This base fits if any does.
+    base = max(count * side for side, count in by_side.items())
+    if by_side == {side: min(base // side, maximum) for side in by_side}:
+        return base, maximum, ""
+    return base, maximum, f", with channels_dict = {by_side} in its SynthesisNetwork"
 
 
 # rosinality ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from flax import nnx
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.dlib_resnet import DlibResNet
 from guide_jax.models.e4e import E4E
+from guide_jax.models.eg3d.generator import EG3D
 from guide_jax.models.goae import GOAE
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
@@ -19,6 +20,7 @@ NETWORKS: dict[str, type[nnx.Module]] = {
     for network in (
         DlibResNet,
         E4E,
+        EG3D,
         GOAE,
         IRNet,
         Inception,

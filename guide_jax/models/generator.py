@@ -1,8 +1,9 @@
 """The interface of a face generator, and the one pass from latents to images.
 
-StyleGAN2 and MobileStyleGAN implement it; a 3D generator adds a camera as `view`. All
-code generates images through `synthesize` or `ImagePass`, so a camera needs to be
-passed in one place only.
+StyleGAN2, MobileStyleGAN and EG3D implement it. EG3D is seen from the front unless it
+gets a camera as `view`, so code that shows it from one side only, like code for 2D
+generators, needs no camera. All code generates images through `synthesize` or
+`ImagePass`, which pass the view on.
 """
 
 from collections.abc import Callable
@@ -46,10 +47,10 @@ class Generator(Protocol):
         mapping: a network (z `[N, Z]`, psi) -> w `[N, L, D]`, with the mean code
             `w_avg`.
         synthesis: a network (w `[N, L, D]`, dtype, **view) -> images `[N, H, W, 3]`,
-            and a dict of activations by name. Its `affine_layers()` are the layers that
-            read style vectors, each with the index of its style vector.
-        feature_name: name of the activation that the last output head reads, which the
-            loss compares.
+            and a dict of activations by name. Its `affine_layers()` are the trainable
+            layers that read style vectors, each with the index of its style vector.
+        feature_name: name of the activation that the loss compares: that which the last
+            output head reads, or a 3D generator's planes.
     """
 
     kind: str
@@ -71,7 +72,7 @@ class Synthesized(NamedTuple):
 
     Attributes:
         images: `[N, H, W, 3]`, approximately in [-1, 1], not clipped.
-        features: the activation that the last output head reads, `[N, h, w, C]`.
+        features: the activation that the loss compares, `[N, h, w, C]`.
     """
 
     images: Float[Array, "N H W 3"]
@@ -114,8 +115,10 @@ class ImagePass:
         self.batch = batch
 
         @jax.jit
-        def images(state: nnx.State, w: jax.Array) -> jax.Array:
-            return synthesize(nnx.merge(graph, state), w).images
+        def images(
+            state: nnx.State, w: jax.Array, view: dict[str, jax.Array]
+        ) -> jax.Array:
+            return synthesize(nnx.merge(graph, state), w, **view).images
 
         self._images = images
 
@@ -123,12 +126,23 @@ class ImagePass:
         self,
         generator: Generator,
         w: Float[Array, "N L D"] | Float[np.ndarray, "N L D"],
+        **view: Array,
     ) -> Float[np.ndarray, "N H W 3"]:
-        """Generates images `[N, H, W, 3]` from latents `[N, L, D]`."""
+        """Generates images `[N, H, W, 3]`.
+
+        Args:
+            generator: of the architecture.
+            w: latents `[N, L, D]`.
+            view: camera arguments, one row for each latent, for generators that have a
+                camera.
+        """
         state = nnx.state(generator.synthesis)
-        return batching.in_batches(
-            lambda part: self._images(state, part), self.batch, np.asarray(w)
-        )
+
+        def images(w: np.ndarray, *views: np.ndarray) -> jax.Array:
+            return self._images(state, w, dict(zip(view, views, strict=True)))
+
+        arrays = (np.asarray(x) for x in (w, *view.values()))
+        return batching.in_batches(images, self.batch, *arrays)
 
 
 def make_mapping(generator: Generator, psi: float = 1.0) -> Callable:

@@ -30,6 +30,14 @@ class Buffer(nnx.Variable):
     """An array of a network that is not trained: stored noise, w_avg."""
 
 
+def freeze(network: nnx.Module) -> None:
+    """Turns all parameters of a network into buffers, which training leaves alone."""
+    for _, module in nnx.iter_modules(network):
+        for name, leaf in list(vars(module).items()):
+            if isinstance(leaf, nnx.Param):
+                setattr(module, name, Buffer(leaf[...]))
+
+
 class Linear(nnx.Module):
     """A dense layer with equalised learning rate: weights are scaled in the call.
 

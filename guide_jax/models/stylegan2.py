@@ -64,7 +64,12 @@ class Mapping(nnx.Module):
         Returns:
             w [N, L, D], the same vector L times, apart from truncation.
         """
-        x = ops.normalize_2nd_moment(z)
+        return self.styles(ops.normalize_2nd_moment(z), psi, cutoff)
+
+    def styles(
+        self, x: Float[Array, "N I"], psi: float | int, cutoff: int | None
+    ) -> Float[Array, "N L D"]:
+        """Maps the first layer's input [N, I] to w [N, L, D], truncated by psi."""
         for i in range(self.num_layers):
             x = ops.leaky_relu(getattr(self, f"fc{i}")(x))  # [N, D]
         w = jnp.repeat(x[:, None], self.num_ws, axis=1)  # [N, L, D]
@@ -123,24 +128,30 @@ class SynthesisLayer(nnx.Module):
 
 
 class ToRGB(nnx.Module):
-    """A modulated 1x1 convolution to RGB, without demodulation."""
+    """A modulated 1x1 convolution to an image, without demodulation."""
 
     def __init__(
-        self, fan_in: int, w_dim: int, *, conv_clamp: float | int | None, rngs: nnx.Rngs
+        self,
+        fan_in: int,
+        fan_out: int,
+        w_dim: int,
+        *,
+        conv_clamp: float | int | None,
+        rngs: nnx.Rngs,
     ):
         self.conv_clamp = conv_clamp
         self.affine = ops.Linear(w_dim, fan_in, bias_init=1.0, rngs=rngs)
-        self.weight = nnx.Param(ops.normal(rngs, (1, 1, fan_in, 3)))
-        self.bias = nnx.Param(jnp.zeros((3,), jnp.float32))
+        self.weight = nnx.Param(ops.normal(rngs, (1, 1, fan_in, fan_out)))
+        self.bias = nnx.Param(jnp.zeros((fan_out,), jnp.float32))
 
     def __call__(
         self, x: Float[Array, "N H W I"], w: Float[Array, "N D"]
-    ) -> Float[Array, "N H W 3"]:
-        """Maps x [N, H, W, I] with w [N, D] to [N, H, W, 3] in w's dtype."""
-        weight = self.weight[0, 0]  # [I, 3]
+    ) -> Float[Array, "N H W O"]:
+        """Maps x [N, H, W, I] with w [N, D] to [N, H, W, O] in w's dtype."""
+        weight = self.weight[0, 0]  # [I, O]
         style = self.affine(w) / math.sqrt(weight.shape[0])  # [N, I]
         # A kernel per example is cheap here and saves a pass over the activations.
-        kernels = style[:, :, None] * weight[None]  # [N, I, 3]
+        kernels = style[:, :, None] * weight[None]  # [N, I, O]
         y = ops.product("nhwi,nio->nhwo", x, kernels)
         y = y + ops.channelwise(self.bias[...], y)
         if self.conv_clamp is None:
@@ -158,6 +169,7 @@ class SynthesisBlock(nnx.Module):
         resolution: int,
         w_dim: int,
         *,
+        image_channels: int = 3,
         conv_clamp: float | int | None,
         rngs: nnx.Rngs,
     ):
@@ -174,12 +186,14 @@ class SynthesisBlock(nnx.Module):
         else:
             self.conv0 = layer(fan_in, up=True)
         self.conv1 = layer(fan_out, up=False)
-        self.torgb = ToRGB(fan_out, w_dim, conv_clamp=conv_clamp, rngs=rngs)
+        self.torgb = ToRGB(
+            fan_out, image_channels, w_dim, conv_clamp=conv_clamp, rngs=rngs
+        )
 
     def __call__(
         self,
         x: Float[Array, "N H W I"] | None,
-        image: Float[Array, "N H W 3"] | None,
+        image: Float[Array, "N H W C"] | None,
         w: Float[Array, "N K D"],
         noise: str,
         dtype: jax.typing.DTypeLike | None = None,
@@ -188,13 +202,13 @@ class SynthesisBlock(nnx.Module):
 
         Args:
             x: the previous block's activations [N, H, W, I]; None in the first block.
-            image: the previous block's image [N, H, W, 3]; None in the first block.
+            image: the previous block's image [N, H, W, C]; None in the first block.
             w: the block's codes, one per layer: [N, 3, D], or [N, 2, D] in the first.
             noise: 'const' or 'none'.
             dtype: dtype of the first block's activations; later blocks use x's dtype.
 
         Returns:
-            `x` [N, 2H, 2W, O], `img` [N, 2H, 2W, 3] and, except in the first block,
+            `x` [N, 2H, 2W, O], `img` [N, 2H, 2W, C] and, except in the first block,
             `conv0`.
         """
         out: dict[str, Array] = {}
@@ -221,6 +235,7 @@ class Synthesis(nnx.Module):
         w_dim: int,
         channels: Sequence[int],
         *,
+        image_channels: int = 3,
         conv_clamp: float | int | None,
         rngs: nnx.Rngs,
     ):
@@ -233,6 +248,7 @@ class Synthesis(nnx.Module):
                 channels[i],
                 resolution,
                 w_dim,
+                image_channels=image_channels,
                 conv_clamp=conv_clamp,
                 rngs=rngs,
             )
@@ -243,7 +259,7 @@ class Synthesis(nnx.Module):
         w: Float[Array, "... L D"],  # any rank: check_input's error is plainer
         noise: str = "const",
         dtype: jax.typing.DTypeLike | None = None,
-    ) -> tuple[Float[Array, "N H W 3"], dict[str, Float[Array, "N _ _ _"]]]:
+    ) -> tuple[Float[Array, "N H W C"], dict[str, Float[Array, "N _ _ _"]]]:
         """Synthesises images from codes.
 
         Args:
@@ -252,7 +268,7 @@ class Synthesis(nnx.Module):
             dtype: dtype of the convolutions; None for the parameters'.
 
         Returns:
-            The images [N, H, W, 3], about [-1, 1] and not clipped, and the activations
+            The images [N, H, W, C], about [-1, 1] and not clipped, and the activations
             by name, NHWC: 'b8.x', 'b8.img', 'b8.conv0' and so on ('b4' has no conv0).
             The images always have the parameters' dtype.
 

@@ -17,7 +17,7 @@ from guide_jax.storage import fingerprint
 from guide_jax.storage.network_file import load_network
 
 KINDS = {
-    "generator": ("stylegan2", "mobilestylegan"),
+    "generator": ("stylegan2", "mobilestylegan", "eg3d"),
     "encoder": ("w_encoder", "e4e", "goae"),
     "lpips": ("lpips",),
     "identity": ("ir",),

@@ -20,10 +20,11 @@ import numpy as np
 import published_files as files
 import pytest
 import tiny
+from eg3d_golden import contents
 from golden_data import nchw, nhwc
 
 from convert import __main__ as cli
-from convert import arcface, e4e, goae, inception, lpips, stylegan2
+from convert import arcface, e4e, eg3d, goae, inception, lpips, stylegan2
 from convert.rules import Family, convert
 from guide_jax.models import resample
 from guide_jax.models.arcface import IRNet
@@ -90,6 +91,14 @@ def check_features(golden, network):
     *_, pooled = tiny.jitted(network, Inception.blocks, images)
     found = nchw(pooled) if pooled.ndim == 4 else pooled
     golden.check("pool3", found, atol=5e-5)
+
+
+def check_view(golden, generator):
+    def image(generator, z):
+        return generator.synthesis(generator.mapping(z))[0]
+
+    found = tiny.jitted(generator, image, golden.input("z"))
+    golden.check("image", nchw(found), atol=4e-4)
 
 
 # The files ----------------------------------------------------------------------------
@@ -274,6 +283,24 @@ FID = Network(
         "mixed_7c.branch_pool.bn.var": ("Mixed_7c.branch_pool.bn.running_var", (0,)),
     },
 )
+EG3D = Network(
+    "ffhqrebalanced512-128",
+    eg3d.EG3D,
+    r".*\.resample_filter|rendering_kwargs|_init_kwargs|neural_rendering_resolution",
+    {
+        "mapping.embed.weight": ("backbone.mapping.embed.weight", LINEAR),
+        "mapping.w_avg": ("backbone.mapping.w_avg", (0,)),
+        "synthesis.backbone.b256.torgb.weight": (
+            "backbone.synthesis.b256.torgb.weight",
+            CONV,
+        ),
+        "synthesis.superresolution.block1.conv0.noise_const": (
+            "superresolution.block1.conv0.noise_const",
+            (0, 1),
+        ),
+        "synthesis.decoder.out.weight": ("decoder.net.2.weight", LINEAR),
+    },
+)
 
 FILES = [
     Published("stylegan2_nv_ffhq1024", files.write_nvlabs, [NVLABS], check_nvlabs),
@@ -310,6 +337,7 @@ FILES = [
         files.with_extras,
     ),
     Published("goae_encoder", files.write_goae, [GOAE], check_offsets),
+    Published("eg3d_ffhq512_128", files.write_eg3d, [EG3D], check_view, contents),
     Published("lpips_vgg", files.write_lpips, [VGG], check_distance, files.with_heads),
 ]
 

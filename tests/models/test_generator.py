@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
+from guide_jax.models.eg3d import cameras
 from guide_jax.models.generator import (
     Generator,
     ImagePass,
@@ -14,8 +15,8 @@ from guide_jax.models.generator import (
 )
 
 
-@pytest.mark.parametrize("make", [lambda: tiny.generator(8), tiny.mobile])
-def test_both_generators_keep_the_protocol(make):
+@pytest.mark.parametrize("make", [lambda: tiny.generator(8), tiny.mobile, tiny.eg3d])
+def test_all_generators_keep_the_protocol(make):
     generator = make()
     assert isinstance(generator, Generator)
     w = make_mapping(generator)(z_of_seed(0, generator.z_dim))
@@ -32,6 +33,21 @@ def test_images_are_those_of_the_generator_that_is_passed():
     for generator in (first, second):
         wanted = tiny.jitted(generator.synthesis, lambda m, w: m(w)[0], w)
         np.testing.assert_allclose(show(generator, w), wanted, atol=1e-5)
+
+
+def test_a_view_is_passed_on_row_by_row():
+    generator, w = tiny.eg3d(), np.ones((3, 6, 7), np.float32)
+    camera = np.asarray(cameras.look_at(np.array([-0.2, 0.0, 0.3])))
+    images = ImagePass(generator, 2)(generator, w, camera=camera)
+    for row, (code, view) in enumerate(zip(w, camera, strict=True)):
+        alone = tiny.jitted(
+            generator.synthesis,
+            lambda m, w, camera: m(w, camera=camera)[0],
+            code[None],
+            view[None],
+        )
+        np.testing.assert_allclose(images[row], alone[0], atol=1e-4)
+    assert np.abs(images[0] - images[2]).max() > 0.01
 
 
 def test_a_seed_stands_for_the_documented_z():

@@ -240,6 +240,7 @@ def network(
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
     names: Sequence[str] = TORCH_1_7,
     trained: bool = False,
+    plain: Mapping[str, str] | None = None,
 ) -> Module:
     """Returns nested modules with `state` as their state dict.
 
@@ -250,6 +251,8 @@ def network(
         attributes: dotted module name ("" is the root) -> additional attributes.
         names: the attributes of every module in a given PyTorch version.
         trained: whether the parameters require gradients.
+        plain: dotted module name -> dotted name of its class, for modules of ordinary
+            classes, whose source is not embedded; some have no tensors.
     """
 
     def module():
@@ -261,13 +264,15 @@ def network(
 
     root = module()
     modules = {"": root}
-    for name, array in state.items():
-        *path, leaf = name.split(".")
+    for name in (*state, *(f"{name}." for name in plain or {})):
+        path = name.split(".")[:-1]
         for n, part in enumerate(path, 1):
             parent, here = ".".join(path[: n - 1]), ".".join(path[:n])
             if here not in modules:
                 modules[here] = module()
                 modules[parent].state["_modules"][part] = modules[here]
+    for name, array in state.items():
+        *path, leaf = name.split(".")
         own = modules[".".join(path)].state
         if leaf in buffers:
             own["_buffers"][leaf] = array
@@ -275,4 +280,9 @@ def network(
             own["_parameters"][leaf] = Parameter(array, trained)
     for name, values in (attributes or {}).items():
         modules[name].state |= values
+    for name, kind in (plain or {}).items():
+        parent, _, part = name.rpartition(".")
+        ordinary = _stand_in(kind)()
+        ordinary.__dict__ = modules[name].state
+        modules[parent].state["_modules"][part] = ordinary
     return root

@@ -75,6 +75,40 @@ def write_nvlabs(arrays: Arrays, folder: Path) -> list[Path]:
     return [path]
 
 
+# As in the published file: the third plane's rows are z, x and y.
+PLANE_AXES = np.array([np.eye(3), np.eye(3)[[0, 2, 1]], np.eye(3)[[2, 0, 1]]], "f4")
+
+
+def write_eg3d(arrays: Arrays, folder: Path) -> list[Path]:
+    """Writes arrays, next to which `arrays` also holds the rendering settings."""
+    easy, path = checkpoint_files.EasyDict, folder / "ffhqrebalanced512-128.pkl"
+    arrays = dict(arrays)
+    names = "rendering_kwargs", "_init_kwargs", "neural_rendering_resolution"
+    options, arguments, size = (arrays.pop(name) for name in names)
+    root = dict(zip(names, (easy(options), easy(arguments), size), strict=True))
+    plain = {
+        "decoder": "training.triplane.OSGDecoder",
+        "decoder.net": "torch.nn.modules.container.Sequential",
+        "decoder.net.1": "torch.nn.modules.activation.Softplus",
+        "renderer": "training.volumetric_rendering.renderer.ImportanceRenderer",
+        "renderer.ray_marcher": "training.volumetric_rendering.ray_marcher"
+        ".MipRayMarcher2",
+        "ray_sampler": "training.volumetric_rendering.ray_sampler.RaySampler",
+    }
+    network = checkpoint_files.network(
+        arrays,
+        BUFFERS,
+        SOURCE,
+        attributes={
+            "": root | {"_init_args": (), "_last_planes": None, "z_dim": 512},
+            "renderer": {"plane_axes": PLANE_AXES},
+        },
+        plain=plain,
+    )
+    checkpoint_files.write_nvlabs(path, {"G_ema": network, "G": network})
+    return [path]
+
+
 def write_rosinality(arrays: Arrays, folder: Path) -> list[Path]:
     path = folder / "stylegan2-ffhq-config-f.pt"
     arrays = dict(arrays)

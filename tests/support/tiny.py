@@ -9,6 +9,7 @@ from flax import nnx
 from guide_jax.config import load_config
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.dlib_resnet import DlibResNet
+from guide_jax.models.eg3d.generator import EG3D
 from guide_jax.models.inception import Inception
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.mobilestylegan import MobileStyleGAN
@@ -60,6 +61,22 @@ def mobile(seed=0, channels=(8, 8, 6)):
         ),
         seed,
     )
+
+
+def eg3d(seed=0, **changes):
+    """Returns an EG3D with planes of 16 and images of 32 pixels; D = 7 and L = 6."""
+    config = {
+        "resolution": 32,
+        "channels": (6, 5, 4),
+        "plane_channels": 4,
+        "sr_channels": (5, 4),
+        "render_size": 8,
+        "depth_samples": 6,
+        "importance_samples": 5,
+        "z_dim": 8,
+        "w_dim": 7,
+    }
+    return random(lambda rngs: EG3D(**config | changes, rngs=rngs), seed)
 
 
 def identity(seed=0):
