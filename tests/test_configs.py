@@ -57,10 +57,15 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     assert settings.evaluate.fid_real == str(place)
 
 
-def test_a_cache_that_cannot_be_written_is_noted(monkeypatch, tmp_path, capsys):
+def test_a_cache_that_cannot_be_written_is_noted(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", None)
-    experiment._cache_programs(tmp_path / "file")
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        experiment._cache_programs(tmp_path / "file")
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
     out = capsys.readouterr().out
     assert f"not cached in {tmp_path / 'file' / 'programs'} (Not a directory)" in out
     assert out.count("\n") == 1

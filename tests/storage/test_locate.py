@@ -70,7 +70,7 @@ def test_dlib_s_network_may_judge_but_not_be_in_the_loss(config, tmp_path):
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert locate("~/x/y.npz") == tmp_path / "x" / "y.npz"
+    assert locate.locate("~/x/y.npz") == tmp_path / "x" / "y.npz"
 
 
 def test_bundled_paths_are_recognised_by_their_prefix():
