@@ -13,7 +13,7 @@ def _shape(state: StateDict, key: str) -> tuple[int, ...]:
 
 # Why the file cannot be converted, and what to do -> whether it is such a file.
 UNKNOWN: dict[str, Callable[[StateDict], bool]] = {
-    "a StyleGAN3 generator, which is not supported; use a StyleGAN2 or an EG3D": lambda state: (
+    "a StyleGAN3 generator, which is not supported; use a StyleGAN2": lambda state: (
         bool({"synthesis.input.freqs", "synthesis.input.weight"} & state.keys())
     ),
     "a discriminator; give the file's generator": lambda state: (

@@ -135,7 +135,7 @@ def test_stylegan3_is_refused_by_name(tmp_path, capsys):
     arguments = [str(tmp_path / "stylegan3.pt"), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "a StyleGAN3 generator, which is not supported; use a StyleGAN2 or" in line
+    assert "a StyleGAN3 generator, which is not supported; use a StyleGAN2" in line
 
 
 # Export -------------------------------------------------------------------------------
