@@ -146,10 +146,10 @@ CAUSES = {
 LARGE = 2**12  # byte strings of this length are views of the file
 LINE = 2**16  # the longest argument of an operation that is a line of text
 # Operations that no checkpoint needs: protocol 0's dicts and objects, registered
-# extensions, and buffers that are allocated before they are read.
+# extensions, and buffers outside of the stream.
 UNSUPPORTED = (
     pickle.DICT, pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4,
-    pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+    pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
 )  # fmt: skip
 
 
@@ -205,8 +205,10 @@ class _Unpickler(pickle._Unpickler):
         # latin1 keeps Python 2's byte strings intact.
         super().__init__(source, encoding="latin1")
         size = len(source.data)
-        self.dispatch = _Operations(2**18 + size // 64)
-        self._copies_left = 2**20 + 4 * size
+        self.dispatch = _Operations(2**17 + size // 64)
+        # An operation adds one element at most, so only reuse exceeds these.
+        self._elements_left = 2 * self.dispatch.most
+        self._characters_left = 2**20 + 4 * size
         self._storage_of = storage_of
         self._allowed = ALLOWED | extra
         self._is_first = True
@@ -236,14 +238,15 @@ class _Unpickler(pickle._Unpickler):
         return self._storage_of(pid)
 
     def count_copies(self, things):
-        """Counts the elements of what a builder gets, and maybe copies."""
-        if isinstance(things, list | tuple | dict):
-            self._copies_left -= len(things)
-            self._copies_left -= sum(
-                len(x) for x in things if isinstance(x, list | tuple | dict | set | str)
-            )
-            if self._copies_left < 0:
-                raise ValueError("its parts are used too often for a file of its size")
+        """Counts the parts of what a builder gets, and maybe copies."""
+        parts = things if isinstance(things, list | tuple) else ()
+        for part in (things, *parts):
+            if isinstance(part, str):
+                self._characters_left -= len(part)
+            elif isinstance(part, list | tuple | dict | set | frozenset):
+                self._elements_left -= len(part)
+        if min(self._elements_left, self._characters_left) < 0:
+            raise ValueError("its parts are used too often for a file of its size")
 
     def load_reduce(self):
         self.count_copies(self.stack[-1])
@@ -286,6 +289,11 @@ class _Unpickler(pickle._Unpickler):
         (length,) = struct.unpack("<i", self.read(4))
         data = self.read(length)
         self.append(data.decode("latin1") if isinstance(data, bytes) else data)
+
+    def load_bytearray8(self):
+        # Not copied into a bytearray, which would be allocated first.
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(length))
 
 
 # The base class looks operations up by code, so overriding a method is not enough.

@@ -24,7 +24,7 @@ def leaf_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path)): tuple(v.shape) for path, v in _flat(network)}
 
 
-def flat_leaves(network: nnx.Module) -> dict[str, jax.Array]:
+def flat_leaves(network: nnx.Module) -> dict[str, Any]:
     """Returns dotted path -> array of every parameter and buffer in a network."""
     return {".".join(map(str, path)): v[...] for path, v in _flat(network)}
 

@@ -28,7 +28,7 @@ from convert.torch_file import LEGACY_MAGIC
 
 DATA = Path(__file__).parents[1] / "data"
 # Memory that reading may take: a small multiple of the file, and what Python needs.
-MULTIPLE, ALLOWANCE = 8, 2**24
+MULTIPLE, ALLOWANCE = 8, 2**25
 
 FORBIDDEN = (
     "os.", "subprocess.", "shutil.", "socket.", "ctypes.", "pickle.find_class", "pty.",
@@ -126,6 +126,7 @@ def as_file(kind, data, path):
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_are_refused(tmp_path, monkeypatch, name, kind):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
     monkeypatch.setitem(sys.modules, "torch.hub", HUB)
     for contents in (CALLS[name], {"state_dict": [CALLS[name]], "iter": 3}):
         for protocol in (2, 4):
@@ -143,7 +144,7 @@ def test_calls_are_refused(tmp_path, monkeypatch, name, kind):
 # Streams that take memory, time or the stack ------------------------------------------
 
 GLOBAL = b"ccollections\nOrderedDict\n"
-MANY = 300_000
+MANY = 100_000
 STREAMS = {
     "memo far away": b"]r\xff\xff\xff\x7f.",
     "memo, text": b"]p99999999999\n.",
@@ -213,18 +214,18 @@ def test_networks_larger_than_their_file_are_refused():
 
 def test_zip_bombs_are_refused(tmp_path):
     zeros = io.BytesIO()
-    np.save(zeros, np.zeros(2**28, np.uint8))
+    np.save(zeros, np.zeros(2**26, np.uint8))
     for kind, name in ((zipfile.ZIP_DEFLATED, "a.npy"), (zipfile.ZIP_BZIP2, "a.npy")):
         with zipfile.ZipFile(tmp_path / "x.npz", "w", kind) as archive:
             archive.writestr(name, zeros.getvalue())
         _, (error,) = read_harmlessly(tmp_path / "x.npz")
         assert "more than a network's values can" in error
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/data.pkl", b"\x80\2]" + b"0]" * 2**26)
+        archive.writestr("a/data.pkl", b"\x80\2]" + b"0]" * 2**22)
     _, (error,) = read_harmlessly(tmp_path / "x.pt")
     assert "compressed zip file" in error
     with zipfile.ZipFile(tmp_path / "x.whl", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("MappingNetwork.xml", b" " * 2**28)
+        archive.writestr("MappingNetwork.xml", b" " * 2**26)
         archive.writestr("MappingNetwork.bin", b"")
     _, (error,) = read_harmlessly(tmp_path / "x.whl")
     assert "more than a network's values can" in error

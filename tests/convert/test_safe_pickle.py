@@ -129,9 +129,7 @@ def test_allowed_names_map_only_to_our_builders():
         )
         assert ours, key
     called = {b.function for b in ALLOWED.values() if isinstance(b, Builder)}
-    assert {f for f in called if getattr(f, "__module__", "") == "builtins"} == {
-        set, tuple,
-    }  # fmt: skip
+    assert {f for f in called if getattr(f, "__module__", "") == "builtins"} == {tuple}
 
 
 def test_nested_references_do_not_expand(tmp_path):
