@@ -367,14 +367,14 @@ def test_the_face_is_aligned_as_for_eg3d(save, mtcnn):
 def test_a_profile_is_reported_in_one_line(save, mtcnn, monkeypatch):
     path = save(300, 400, (170, 110, 60))
     turned_away = project(Pose(-1.3, 0, 0)) * [60, -60] + [200, 140]
-    found = align.detect
-    monkeypatch.setattr(
-        align,
-        "detect",
-        lambda *args, **options: [
-            face._replace(points=turned_away) for face in found(*args, **options)
-        ],
-    )
+    found = align.detect_upright
+
+    def profile(*args):
+        upright = found(*args)
+        faces = [face._replace(points=turned_away) for face in upright.faces]
+        return upright._replace(faces=faces)
+
+    monkeypatch.setattr(align, "detect_upright", profile)
     text = error_message(path, mtcnn, "eg3d")
     assert text == (
         f"{path}: the face can't be cropped (it is turned by 74 degrees, where at most"
