@@ -11,7 +11,7 @@ from flax import nnx
 from golden_data import nchw, nhwc
 
 from convert import e4e as family
-from convert.registry import bundle_of
+from convert.contents import find
 from convert.rules import ConversionError, convert
 from guide_jax import inversion
 from guide_jax.errors import InputError
@@ -37,8 +37,9 @@ def converted() -> dict[str, nnx.Module]:
         **golden.weights("extra_entries"),
         "opts": OPTS,
     }
-    parts = bundle_of(data).split(data)
-    del data
+    found = find(data)
+    parts = found.kind.split(found.state, print)
+    del data, found
     # Converted one at a time, because together they hold 300 million values.
     return {
         name: convert(state, kind)
