@@ -199,8 +199,8 @@ def convert(
     claimed = sum(4 * math.prod(shape) for shape in shapes.values())
     if claimed > most_bytes:
         raise ConversionError(
-            f"{family.title}: claims to be a network of {claimed:,} bytes, more than such"
-            " a file can hold"
+            f"{family.title}: claims to be a network of {claimed:,} bytes, more than"
+            " such a file can hold"
         )
     return fill(network, apply_rules(state, family, shapes, note), made)
 
