@@ -186,10 +186,10 @@ def _convert_files(
                 )
             taken[path] = job.title
             rows.append(run(job, path, args.dtype or "float32"))
-            for note in job.notes:
-                print(f"note: {job.title}: {note}", file=sys.stderr)
         except Exception as error:  # one bad network must not stop the rest
             errors.append(one_line(job.title, error))
+        for note in job.notes:
+            print(f"note: {job.title}: {note}", file=sys.stderr)
     return rows, errors
 
 

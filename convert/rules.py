@@ -196,11 +196,11 @@ def convert(
     network_class = models.NETWORKS[family.kind]
     network = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
     shapes = leaf_shapes(network)
-    size = sum(4 * math.prod(shape) for shape in shapes.values())
-    if size > most_bytes:
+    claimed = sum(4 * math.prod(shape) for shape in shapes.values())
+    if claimed > most_bytes:
         raise ConversionError(
-            f"{family.title}: claims to be a network of {size:,} bytes, more than such"
-            " a file can hold"
+            f"{family.title}: claims to be a network of {claimed:,} bytes, more than"
+            " such a file can hold"
         )
     return fill(network, apply_rules(state, family, shapes, note), made)
 

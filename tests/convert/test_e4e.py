@@ -117,7 +117,7 @@ def test_faults_of_the_encoder_are_named_and_the_generator_is_kept(
 def test_broken_generator_does_not_stop_the_encoder(monkeypatch, capsys, tmp_path):
     data = bundle()
     del data["state_dict"]["decoder.conv1.activate.bias"]
-    status, rows, (error,) = run_cli(
+    status, rows, (_, error) = run_cli(
         monkeypatch, capsys, tmp_path, data, DATA / "nvlabs.pkl"
     )
     assert status == 1

@@ -340,6 +340,7 @@ def small(tmp_path_factory):
         return small_files()
 
 
+@pytest.mark.slow
 def test_files_truncated_at_every_byte_are_refused(tmp_path, small):
     for name, data in small.items():
         path = tmp_path / name

@@ -11,7 +11,7 @@ from flax import nnx
 from golden_data import nchw, nhwc
 
 from convert import e4e as family
-from convert.registry import bundle_of
+from convert.contents import find
 from convert.rules import ConversionError, convert
 from guide_jax import inversion
 from guide_jax.errors import InputError
@@ -37,8 +37,9 @@ def converted() -> dict[str, nnx.Module]:
         **golden.weights("extra_entries"),
         "opts": OPTS,
     }
-    parts = bundle_of(data).split(data)
-    del data
+    found = find(data)
+    parts = found.kind.split(found.state, print)
+    del data, found
     # Converted one at a time, because together they hold 300 million values.
     return {
         name: convert(state, kind)
@@ -238,5 +239,5 @@ def test_no_mean_is_added_to_codes_trained_without_it():
     assert not np.asarray(small(opts=opts).w_avg[...]).any()
     state = tiny.e4e_state() | {"opts": OPTS}
     del state["latent_avg"]
-    with pytest.raises(ConversionError, match="no tensor for w_avg"):
+    with pytest.raises(ConversionError, match="'latent_avg' is missing"):
         convert(state, family.ENCODER)
