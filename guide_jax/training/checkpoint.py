@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from guide_jax.errors import is_about_a_file
 from guide_jax.storage import orbax
 from guide_jax.storage.atomic import backup_of, part_of, remove, replace
 
@@ -100,5 +101,8 @@ class TrainStateStore:
 
 
 def _ignore(path: Path, error: Exception) -> None:
+    """Warns of a damaged state; raises an error that is not about the file again."""
+    if not is_about_a_file(error):
+        raise error
     reason = " ".join(str(error).split())[:200]
     logging.warning("%s cannot be read and is ignored: %s", path, reason)
