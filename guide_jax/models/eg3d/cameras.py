@@ -27,8 +27,8 @@ def look_at(
     yaw: jax.typing.ArrayLike = 0.0,
     pitch: jax.typing.ArrayLike = 0.0,
     *,
-    radius: float = RADIUS,
-    pivot: Sequence[float] = (0.0, 0.0, 0.0),
+    radius: float | int = RADIUS,
+    pivot: Sequence[float | int] = (0.0, 0.0, 0.0),
 ) -> Float[Array, "N 25"]:
     """Returns cameras on a sphere around the origin that look at a point.
 
@@ -66,7 +66,7 @@ def look_at(
 
 
 def of_rows(
-    camera: Array | None, rows: Array, radius: float = RADIUS
+    camera: Array | None, rows: Array, radius: float | int = RADIUS
 ) -> Float[Array, "N 25"]:
     """Returns a camera for each row of an array, in its dtype.
 

@@ -26,8 +26,8 @@ class Mapping(stylegan2.Mapping):
         num_ws: int,
         num_layers: int,
         *,
-        camera_radius: float,
-        camera_scale: float,
+        camera_radius: float | int,
+        camera_scale: float | int,
         rngs: nnx.Rngs,
     ):
         widths = z_dim + w_dim, w_dim, num_ws, num_layers

@@ -19,7 +19,7 @@ SATURATION = 0.001  # colours reach a little beyond [0, 1], so that 0 and 1 are 
 
 
 def look_up(
-    planes: Float[Array, "H W F"], points: Float[Array, "P 3"], box: float
+    planes: Float[Array, "H W F"], points: Float[Array, "P 3"], box: float | int
 ) -> Float[Array, "P C"]:
     """Interpolates each plane bilinearly at points, and averages the planes.
 

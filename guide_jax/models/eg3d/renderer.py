@@ -34,9 +34,9 @@ class Rendering:
     size: int
     depth_samples: int
     importance_samples: int
-    near: float
-    far: float
-    box: float
+    near: float | int
+    far: float | int
+    box: float | int
 
 
 # Points [P, 3] of one image -> colours [P, C] and raw densities [P].
