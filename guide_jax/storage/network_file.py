@@ -75,8 +75,8 @@ def load_network(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: `path` holds no network, its kind is unknown, or its leaves do not
-            match its kind and config.
+        ValueError: `path` holds no network, its kind is unknown, its leaves do not
+            match its kind and config, or one is not finite.
         OSError, MemoryError, jax.errors.JaxRuntimeError: something else than the
             network prevents reading it.
     """
@@ -89,7 +89,11 @@ def load_network(path: str | Path) -> Any:
     network_class: Any = models.NETWORKS[kind]
     try:
         skeleton = nnx.eval_shape(lambda: network_class(**config, rngs=nnx.Rngs(0)))
-        return fill(skeleton, _read_leaves(path))
+        leaves = _read_leaves(path)
+        for name, leaf in leaves.items():
+            if not np.isfinite(leaf).all():
+                raise ValueError(f"{name} is not finite")
+        return fill(skeleton, leaves)
     except Exception as error:
         if not is_about_a_file(error):
             raise

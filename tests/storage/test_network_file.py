@@ -222,6 +222,14 @@ def test_a_leaf_mismatch_names_every_leaf(tmp_path, tiny):
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_are_not_finite_are_rejected(tmp_path, tiny):
+    path = tmp_path / "net.npz"
+    save_network(path, tiny)
+    rewrite(path, strength=np.float32(np.nan))
+    with pytest.raises(ValueError, match=r"tiny network \(strength is not finite\)"):
+        load_network(path)
+
+
 def test_unknown_kinds_and_configs_are_rejected(tmp_path, tiny, monkeypatch):
     save_network(tmp_path / "net", tiny)
     with pytest.raises(ValueError, match="does not survive JSON"):

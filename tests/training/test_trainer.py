@@ -153,7 +153,7 @@ def test_a_nan_loss_ends_the_run_with_a_one_line_error(generator):
     with pytest.raises(UnlearningError) as caught:
         run(generator, w_target=np.full_like(W_TARGET, np.nan))
     text = str(caught.value)
-    assert text.startswith("the loss is nan at step 0 (mse nan, lpips nan, ")
+    assert text.startswith("the loss is nan at step 0 (adjacency nan, global ")
     assert text.endswith("there is no checkpoint before that")
     assert "\n" not in text
 
@@ -172,8 +172,8 @@ def test_a_gradient_that_is_not_finite_ends_the_run(generator, monkeypatch, tmp_
     with pytest.raises(UnlearningError) as caught:
         run(generator, steps=8, state=state, on_step=lambda i, terms: calls.append(i))
     assert str(caught.value) == (
-        "the norm of the gradient is inf at step 4 (total 1, local 1, adjacency 1,"
-        " global 1, gradient inf), so no result was saved; try a lower"
+        "the norm of the gradient is inf at step 4 (adjacency 1, global 1,"
+        " gradient inf, local 1, total 1), so no result was saved; try a lower"
         " config.optimizer.learning_rate; the last good checkpoint, of 4 steps, is"
         f" {tmp_path / 'state'}"
     )
