@@ -28,6 +28,7 @@ ROOT = Path(main.__file__).parent
 WRITTEN = {
     "generator", "codes.npz", "embeddings.npz", "metrics.jsonl", "results.json",
     "before_after.png", "pictures", "results.csv", "report.html", "attacks.json",
+    "tensorboard",
 }  # fmt: skip
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
@@ -320,7 +321,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
     ("changes", "message"),
     [
         ({"source.image": "none.jpg"}, "none.jpg: no such photo"),
-        ({"source.image": "empty"}, "empty: no photos in it (.jpg, .jpeg, .png"),
+        ({"source.image": "empty"}, "empty: no photos in it"),
         ({"source.scenario": "x"}, "config.source.scenario is 'x'; choose one"),
         ({"source.scenario": "in_domain"}, "'in_domain', which needs photos"),
         ({"source.scenario": "random", "source.image": "text.txt"}, "is 'random'"),
