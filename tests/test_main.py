@@ -145,7 +145,6 @@ class KilledRuns:
 
     def __init__(self, folder, settings):
         self._folder, self._settings = folder, settings
-        self.own = {"JAX_COMPILATION_CACHE_DIR": ""}  # not the cache that tests share
 
     def start(self, name):
         command = [sys.executable, "-u", ROOT / "main.py", f"--workdir={name}"]
@@ -155,13 +154,14 @@ class KilledRuns:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
-                env=os.environ | ENVIRONMENT | self.own,
+                # Not the cache of compiled programs that the tests share.
+                env=os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": ""},
             )
 
     def kill_when(self, name, file, later=0.0):
         """Kills a run seconds after a file exists; returns whether it still ran."""
         process = self.start(name)
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 3600
         while not (self._folder / name / file).exists() and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -172,11 +172,9 @@ class KilledRuns:
         return process.wait() == -signal.SIGKILL
 
     def finish(self, name):
-        done = program(
-            f"--workdir={name}", *self._settings, cwd=self._folder, **self.own
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        ended, log = self.start(name).wait(3600), self._folder / f"{name}.log"
+        assert ended == 0, log.read_text()
+        return log.read_text()
 
     def left(self, name):
         """Returns everything that must not depend on kills: tables and parameters."""
@@ -226,7 +224,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
 
     # At random moments, of which none before the run starts to write.
     started = time.monotonic()
-    assert runs.kill_when("timed", ".lock", 600) is False  # it ends by itself
+    assert runs.kill_when("timed", ".lock", 3600) is False  # it ends by itself
     seconds = time.monotonic() - started
     rng, done, name = np.random.default_rng(0), 0, "random_0"
     while done < KILLS:
