@@ -461,7 +461,7 @@ def test_non_finite_measures_give_a_one_line_error(mistake, tmp_path, monkeypatc
     (line,) = [line for line in lines if line.startswith("error")]
     assert "measures are not finite: {'id': nan, 'no_face': 3," in line
     left = {path.name for path in (tmp_path / "work").iterdir()}
-    assert left == {"generator", "codes.npz", "metrics.jsonl"}
+    assert left == {"generator", "codes.npz", "metrics.jsonl", "tensorboard"}
 
 
 def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
