@@ -98,6 +98,17 @@ def synthesize(
     return Synthesized(images, activations[synthesis.feature_name])
 
 
+def view_drawer(
+    generator: Generator,
+) -> Callable[[jax.Array, int], dict[str, jax.Array]]:
+    """Returns a function (key, N) -> the view of a training step, N equal rows.
+
+    A generator that has a camera draws it by its method `draw_view`; others draw
+    nothing, and the view is empty.
+    """
+    return getattr(generator, "draw_view", lambda key, N: {})
+
+
 class ImagePass:
     """A compiled pass from latents to images, for generators of one architecture.
 
