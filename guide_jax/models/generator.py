@@ -109,6 +109,15 @@ def view_drawer(
     return getattr(generator, "draw_view", lambda key, N: {})
 
 
+def views_to_judge(generator: Generator) -> dict[str, Array]:
+    """Returns the views that a person is judged from, a row each; empty in 2D.
+
+    A generator that has a camera gives them by its method `views_to_judge`.
+    """
+    views = getattr(generator, "views_to_judge", dict)
+    return views()
+
+
 class ImagePass:
     """A compiled pass from latents to images, for generators of one architecture.
 

@@ -21,6 +21,7 @@ RADIUS = 2.7  # from the camera to the world's origin, in published face models
 # sides, in radians. Its cameras look at the world's origin, not at the training data's
 # pivot: it looks for the pivot under a name that the published files don't use.
 STEP_YAW, STEP_PITCH = math.radians(15), -0.2
+JUDGED_VIEWS = 11  # evaluation spreads so many evenly over the same yaws
 FIELD_OF_VIEW = 18.837  # degrees, along the diagonal
 # The published code rounds pi and the square root of 2, and its cameras depend on it.
 PI, DIAGONAL = 3.14159, 1.414
@@ -72,6 +73,12 @@ def look_at(
 def of_step(key: jax.Array, radius: float = RADIUS) -> Float[Array, "1 25"]:
     """Draws the camera of a training step, `[1, 25]`: its yaw is uniform."""
     yaw = jax.random.uniform(key, (), float, -STEP_YAW, STEP_YAW)
+    return look_at(yaw, STEP_PITCH, radius=radius)
+
+
+def judged_views(radius: float = RADIUS) -> Float[Array, "V 25"]:
+    """Returns the published evaluation's cameras, from one side to the other."""
+    yaw = jnp.linspace(-STEP_YAW, STEP_YAW, JUDGED_VIEWS)
     return look_at(yaw, STEP_PITCH, radius=radius)
 
 

@@ -278,6 +278,10 @@ class EG3D(nnx.Module):
             "key": jax.random.split(key_rays, N),
         }
 
+    def views_to_judge(self) -> dict[str, jax.Array]:
+        """Returns the views that evaluation compares faces from, a row each."""
+        return {"camera": cameras.judged_views(self.camera_radius)}
+
     @property
     def config(self) -> dict:
         """The constructor's arguments; JSON types, except for tuples."""
