@@ -27,9 +27,9 @@ forgotten from the first photo and tested on the others:
         --config.target.name=average --config.loss.adjacency.count=0 \
         --config.loss.global_.count=0 --workdir=runs/eg3d_ffhq_baseline
 
-Nobody has run them with the published weights yet. Training shows each step from a
-random view; evaluation shows faces from the front, where the published one takes
-several views.
+Nobody has run them with the published weights yet. As published, each training step has
+a random view, and ID and ID_others are means over eleven views. Unlike there, FID
+compares faces seen from the front.
 """
 
 from ml_collections import ConfigDict

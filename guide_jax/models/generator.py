@@ -101,7 +101,7 @@ def synthesize(
 def view_drawer(
     generator: Generator,
 ) -> Callable[[jax.Array, int], dict[str, jax.Array]]:
-    """Returns a function (key, N) -> the view of a training step, N equal rows.
+    """Returns a function (key, N) -> the view of a training step, N rows.
 
     A generator that has a camera draws it by its method `draw_view`; others draw
     nothing, and the view is empty.

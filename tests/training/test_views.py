@@ -75,7 +75,7 @@ def test_a_step_has_one_view_with_uniform_yaw():
     assert 13 < yaw.max() <= 15
     counts, _ = np.histogram(yaw, 3, (-15, 15))
     assert counts.min() > 20
-    aimed = cameras.look_at(np.radians(yaw), -0.2, pivot=(0, 0, 0))
+    aimed = cameras.look_at(np.radians(yaw), -0.2)  # at the origin
     np.testing.assert_allclose(camera[:, 0], aimed, atol=1e-5)
 
 
