@@ -3,7 +3,15 @@
 import jax
 import pytest
 
-from configs import default, demo, demo_128, demo_guide, ffhq, mobile_ffhq
+from configs import (
+    default,
+    demo,
+    demo_128,
+    demo_guide,
+    eg3d_ffhq,
+    ffhq,
+    mobile_ffhq,
+)
 from guide_jax.config import read
 from guide_jax.config_types import LossWeights, PairWeights, Refine, Sampling
 from guide_jax.errors import InputError
@@ -85,7 +93,8 @@ def test_at_most_as_many_altered_copies_are_made_as_there_are_alterations():
 
 
 @pytest.mark.parametrize(
-    "module", [default, demo, demo_128, demo_guide, ffhq, mobile_ffhq]
+    "module",
+    [default, demo, demo_128, demo_guide, eg3d_ffhq, ffhq, mobile_ffhq],
 )
 def test_configs_are_valid_and_have_the_default_fields(module):
     config = module.get_config()

@@ -215,20 +215,20 @@ class EvaluateJob:
         w_own = codes.w_u[: record.photos]
         before = evaluator.judged(self._generator, w_own)
         after = evaluator.judged(unlearned, w_own)
-        target = evaluator.judged(self._generator, codes.w_target[:1])
+        target = self.images(codes.w_target[:1])
         further, test_rows = {}, []
         if own:
             further["id_photo"] = own.faces, after.faces
         if tests:
             tests_before = evaluator.judged(self._generator, codes.tests)
             tests_after = evaluator.judged(unlearned, codes.tests)
-            further["id_others"] = tests_before.faces, tests_after.faces
+            further["id_others"] = tests_before.views, tests_after.views
             further["id_photo_others"] = tests.faces, tests_after.faces
             test_rows = list(
                 zip(tests.images, tests_before.images, tests_after.images, strict=True)
             )
         compared = evaluator.compare(kept, (before, after), further)
-        to_target = evaluator.lpips(after.images[:1], target.images)
+        to_target = evaluator.lpips(after.images[:1], target)
         compared["measures"]["lpips_target"] = float(to_target[0])
         if self._fid:
             compared["measures"] |= self._fid(unlearned)
@@ -240,7 +240,7 @@ class EvaluateJob:
             entry["inversion"] = self._inversion(own, before, w_own)
             notes += self._low_similarity(entry, compared["measures"]["id_strangers"])
             row = {"photo": own.images[0], "reconstruction before": before.images[0]}
-        row |= {"after": after.images[0], "target": target.images[0]}
+        row |= {"after": after.images[0], "target": target[0]}
         for note in notes:
             self._console.say(f"note: {note}")
         entry["notes"] = notes

@@ -9,7 +9,7 @@ from flax import nnx
 from guide_jax.batching import in_batches
 from guide_jax.metrics.judges import Faces, Judge, joined, similarity, strangers
 from guide_jax.metrics.measures import in_order
-from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.models.generator import Generator, ImagePass, views_to_judge
 from guide_jax.models.network import jitted
 
 BATCH = 10  # images in one pass
@@ -24,10 +24,18 @@ class Judged(NamedTuple):
     Attributes:
         images: `[N, H, W, 3]` float32.
         faces: judge's name -> embeddings.
+        turned: judge's name -> embeddings of a 3D generator's images from all sides
+            that it is judged from, V rows for each latent; None in 2D.
     """
 
     images: np.ndarray
     faces: dict[str, Faces]
+    turned: dict[str, Faces] | None = None
+
+    @property
+    def views(self) -> dict[str, Faces]:
+        """The embeddings from all sides, of which a 2D generator has one."""
+        return self.turned or self.faces
 
 
 class Kept(NamedTuple):
@@ -77,7 +85,16 @@ class Evaluator:
     def judged(self, generator: Generator, w: np.ndarray) -> Judged:
         """Generates images of latents `[N, L, D]` and judges them."""
         images = self.images(generator, w)
-        return Judged(images, self.judge(images))
+        return Judged(images, self.judge(images), self._turned(generator, w))
+
+    def _turned(self, generator: Generator, w: np.ndarray) -> dict[str, Faces] | None:
+        """Judges latents from each of a 3D generator's views; None in 2D."""
+        view = views_to_judge(generator)
+        if not view:
+            return None
+        V = len(next(iter(view.values())))
+        rows = {name: np.concatenate([x] * len(w)) for name, x in view.items()}
+        return self.judge(self.images(generator, np.repeat(w, V, axis=0), **rows))
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Returns the LPIPS `[N]` of image pairs `[N, H, W, 3]`."""
@@ -139,7 +156,7 @@ class Evaluator:
             further judge's measures, by the judge's name). A value is None if no face
             was found.
         """
-        own = person[0].faces, person[1].faces
+        own = person[0].views, person[1].views
         pairs: dict[str, tuple[Mapping[str, Faces], Mapping[str, Faces]]]
         pairs = {"id": own, "id_kept": (kept.before, kept.after)} | dict(further or {})
         first, others = self._for_judges(

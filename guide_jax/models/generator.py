@@ -98,6 +98,26 @@ def synthesize(
     return Synthesized(images, activations[synthesis.feature_name])
 
 
+def view_drawer(
+    generator: Generator,
+) -> Callable[[jax.Array, int], dict[str, jax.Array]]:
+    """Returns a function (key, N) -> the view of a training step, N rows.
+
+    A generator that has a camera draws it by its method `draw_view`; others draw
+    nothing, and the view is empty.
+    """
+    return getattr(generator, "draw_view", lambda key, N: {})
+
+
+def views_to_judge(generator: Generator) -> dict[str, Array]:
+    """Returns the views that a person is judged from, a row each; empty in 2D.
+
+    A generator that has a camera gives them by its method `views_to_judge`.
+    """
+    views = getattr(generator, "views_to_judge", dict)
+    return views()
+
+
 class ImagePass:
     """A compiled pass from latents to images, for generators of one architecture.
 

@@ -1,5 +1,6 @@
 """What a step needs besides the latents: split networks, weights, optimizer, state."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import optax
 from flax import nnx
 
 from guide_jax.config_types import Compute, LossWeights
-from guide_jax.models.generator import TRAINABLE, Generator
+from guide_jax.models.generator import TRAINABLE, Generator, view_drawer
 from guide_jax.training.losses import FLOAT32, LossNetworks
 
 Tree = Any
@@ -27,6 +28,7 @@ class StepContext:
         loss_networks: (graph, leaves) of LPIPS and the identity encoder.
         mapping: (graph, leaves) of the frozen mapping network.
         z_dim: Z, length of the mapping's input.
+        draw_view: a function (key, N) -> camera arguments of a step, N rows.
         optimizer: Adam.
         weights: the losses' weights.
         compute: numerical settings (dtype, LPIPS resolution).
@@ -38,6 +40,7 @@ class StepContext:
     loss_networks: tuple[nnx.GraphDef, Tree]
     mapping: tuple[nnx.GraphDef, Tree]
     z_dim: int
+    draw_view: Callable[[jax.Array, int], dict[str, jax.Array]]
     optimizer: optax.GradientTransformation
     weights: LossWeights
     compute: Compute
@@ -73,6 +76,7 @@ def make_context(
         loss_networks=nnx.split(nnx.Dict(loss_networks._asdict())),
         mapping=nnx.split(generator.mapping),
         z_dim=generator.z_dim,
+        draw_view=view_drawer(generator),
         optimizer=optax.adam(learning_rate),
         weights=weights,
         compute=compute,

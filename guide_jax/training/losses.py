@@ -26,10 +26,17 @@ FLOAT32 = Compute()
 
 
 class StepLatents(NamedTuple):
-    """The latents of one step, `[P + P * N_a + N_g, L, D]` for student and source."""
+    """The latents of one step, and the view that both generators show them from.
+
+    Attributes:
+        student: `[P + P * N_a + N_g, L, D]`.
+        source: the same.
+        view: camera arguments, one row for each latent; empty in 2D.
+    """
 
     student: Float[Array, "N L D"]
     source: Float[Array, "N L D"]
+    view: dict[str, Array]
 
 
 class LossNetworks(NamedTuple):
@@ -43,7 +50,8 @@ class LossInputs(NamedTuple):
     """What the losses compare: arrays computed from all latents of a step.
 
     Attributes:
-        features: activations that the last output head reads, `[N, h, w, C]`.
+        features: activations that the last output head reads, or a 3D generator's
+            planes, `[N, h, w, C]`.
         lpips_maps: LPIPS feature maps, before normalisation to unit length.
         embeddings: unit-norm identity embeddings of the own and adjacent rows,
             `[P + P * N_a, E]`.
@@ -74,6 +82,7 @@ def step_latents(
     w_ra: Float[Array, "A L D"],
     alpha: Float[Array, " A"],
     w_rg: Float[Array, "G L D"],
+    view: dict[str, Array] | None = None,
 ) -> StepLatents:
     """Assembles the latents of a step.
 
@@ -84,6 +93,7 @@ def step_latents(
             the first code, then for the next, and so on.
         alpha: lengths of the offsets towards `w_ra`, `[P * N_a]`.
         w_rg: random latents for the global loss `[N_g, L, D]`.
+        view: camera arguments, one row for each latent; None in 2D.
     """
     count = len(w_ra) // len(w_u)
     near_u, near_target = (jnp.repeat(w, count, axis=0) for w in (w_u, w_target))
@@ -91,6 +101,7 @@ def step_latents(
     return StepLatents(
         jnp.concatenate([w_u, near_u + delta, w_rg]),
         jnp.concatenate([w_target, near_target + delta, w_rg]),
+        view or {},
     )
 
 
@@ -100,6 +111,7 @@ def loss_inputs(
     networks: LossNetworks,
     num_pairs: int,
     compute: Compute = FLOAT32,
+    view: dict[str, Array] | None = None,
 ) -> LossInputs:
     """Generates images of latents and computes what the losses compare.
 
@@ -109,10 +121,11 @@ def loss_inputs(
         networks: LPIPS and the identity encoder.
         num_pairs: number of own and adjacent rows, which come first.
         compute: numerical settings (dtype, LPIPS resolution).
+        view: camera arguments, one row for each latent; None in 2D.
     """
     # The scopes label the parts of the program in a profile.
     with jax.named_scope("synthesis"):
-        made = synthesize(synthesis, w, dtype=compute.dtype)
+        made = synthesize(synthesis, w, dtype=compute.dtype, **(view or {}))
     images = made.images
     small = images
     if compute.lpips_resolution:

@@ -1,7 +1,8 @@
 """One step of latent target unlearning, in the paper's order (section 3.3).
 
-A step draws the random latents, passes all pairs through student and source, compares
-them, takes the gradient with respect to the student, and updates the student with Adam.
+A step draws the random latents and, in 3D, a view, passes all pairs through student and
+source, compares them, takes the gradient with respect to the student, and updates the
+student with Adam.
 `make_step` compiles this for one device, `sharding.py` for several; `accumulate.py`
 processes one pair of images at a time.
 """
@@ -37,7 +38,7 @@ def draw_latents(
     w_target: jax.Array,
     key: jax.Array,
 ) -> StepLatents:
-    """Draws the random latents of one step.
+    """Draws the random latents of one step, and its view.
 
     Student and source share the mapping network, since it is frozen.
 
@@ -55,7 +56,10 @@ def draw_latents(
     z = jax.random.normal(key_z, (num_adjacent + sampling.num_global, context.z_dim))
     w_r = mapping(z, psi=sampling.psi)  # [P * N_a + N_g, L, D]
     alpha = jax.random.uniform(key_alpha, (num_adjacent,)) * sampling.alpha_max
-    return step_latents(w_u, w_target, w_r[:num_adjacent], alpha, w_r[num_adjacent:])
+    w_ra, w_rg = w_r[:num_adjacent], w_r[num_adjacent:]
+    # The split above gave the keys 0 and 1.
+    view = context.draw_view(jax.random.fold_in(key, 2), len(w_u) + len(w_r))
+    return step_latents(w_u, w_target, w_ra, alpha, w_rg, view)
 
 
 def loss_fn(
@@ -71,8 +75,8 @@ def loss_fn(
         context: from `make_context`.
         student: the trainable parameters.
         constants: `context.constants()`.
-        latents: the pairs' latents, `[N, L, D]` for student and source; random rows
-            come last.
+        latents: the pairs' latents, `[N, L, D]` for student and source, and their
+            views; random rows come last.
         weights: the weights of these pairs' terms, from `losses.term_weights`.
 
     Returns:
@@ -84,7 +88,8 @@ def loss_fn(
     def inputs(parameters: Tree, w: jax.Array) -> LossInputs:
         synthesis = nnx.merge(context.graph, parameters, constants["frozen"])
         num_pairs = len(weights.identity)
-        return loss_inputs(synthesis, w, networks, num_pairs, context.compute)
+        settings = num_pairs, context.compute, latents.view
+        return loss_inputs(synthesis, w, networks, *settings)
 
     with jax.named_scope("source"):
         source = jax.lax.stop_gradient(inputs(constants["source"], latents.source))

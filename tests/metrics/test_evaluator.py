@@ -8,6 +8,7 @@ from flax import nnx
 from guide_jax.metrics.evaluator import BATCH, Evaluator, Judged, Kept
 from guide_jax.metrics.judges import Faces, cropping_judge
 from guide_jax.models import arcface
+from guide_jax.models.eg3d import cameras
 
 COUNT = BATCH + 3  # the second batch is not full
 
@@ -48,6 +49,28 @@ def test_batches_equal_one_pass_over_all(setting):
         np.linalg.norm(found_faces.embeddings, axis=1), 1, atol=1e-5
     )
     assert found_faces.found.all()
+
+
+def test_a_3d_person_is_judged_from_eleven_sides():
+    generator, networks = tiny.eg3d(), tiny.loss_networks()
+    w = np.random.default_rng(0).standard_normal((2, 6, 7)).astype(np.float32)
+    judge = cropping_judge(networks.identity, BATCH)
+    evaluator = Evaluator(generator, networks.lpips, {"judge": judge})
+    seen = evaluator.judged(generator, w)
+    camera = cameras.look_at(np.radians(np.arange(-15, 16, 3)), -0.2)
+    wanted = [
+        judge(evaluator.images(generator, np.stack([code] * 11), camera=camera))
+        for code in w
+    ]
+    found = seen.views["judge"].embeddings
+    np.testing.assert_allclose(
+        found, np.concatenate([x.embeddings for x in wanted]), atol=1e-5
+    )
+    assert np.abs(found[0] - found[10]).max() > 1e-3
+    one, other = (evaluator.judged(generator, w[i : i + 1]) for i in range(2))
+    measures = evaluator.compare(evaluator.kept(generator, w, 0), (one, other))
+    cosines = np.sum(found[:11] * found[11:], axis=1)
+    assert measures["measures"]["id"] == pytest.approx(cosines.mean(), abs=1e-5)
 
 
 def test_lpips_in_batches_equals_lpips_of_each_pair(setting):

@@ -257,7 +257,8 @@ def test_a_key_draws_samples_and_none_spreads_them(small):
     even, again = (small.synthesis.render(planes)[0] for _ in range(2))
     np.testing.assert_array_equal(even, again)
     drawn = [
-        small.synthesis.render(planes, key=jax.random.key(i))[0] for i in (1, 1, 2)
+        small.synthesis.render(planes, key=jax.random.key(i)[None])[0]
+        for i in (1, 1, 2)
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert np.abs(drawn[0] - drawn[2]).max() > 1e-4

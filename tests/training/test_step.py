@@ -9,25 +9,47 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from eg3d_golden import contents
 from flax import nnx
 from golden_data import nchw
 
-from convert import arcface, lpips, rules, stylegan2
+from convert import arcface, eg3d, lpips, rules, stylegan2
 from guide_jax import target
 from guide_jax.config_types import PairWeights
+from guide_jax.models.eg3d import cameras
 from guide_jax.training import losses
 from guide_jax.training.context import make_context
 from guide_jax.training.step import take_step
 
-FIXTURE = "guide_step_2d_tiny"
+FLAT, SOLID = "guide_step_2d_tiny", "guide_step_eg3d_tiny"
+# Two steps of EG3D take minutes.
+BOTH = pytest.mark.parametrize(
+    "name", [FLAT, pytest.param(SOLID, marks=pytest.mark.full)]
+)
+# Of each fixture: the features' name, and where the published code has the trained
+# parameters.
+FEATURES = {FLAT: "mse_b32.x", SOLID: "mse_planes"}
+TRAINED = {FLAT: "synthesis.", SOLID: "backbone.synthesis."}
+STEPS = {FLAT: 4, SOLID: 2}
 PAIRS = ("local", "adj0", "adj1")
 SAMPLING = tiny.training().sampling  # N_a = N_g = 2
 
 
+def steps(count):
+    """Parametrizes a test by the fixture and the number of a step, below `count`.
+
+    EG3D's fixture has the terms of two steps, and the update of the first.
+    """
+    of_eg3d = [(SOLID, step) for step in range(count - 2)]
+    cases = [(FLAT, step) for step in range(count)]
+    cases += [pytest.param(*case, marks=pytest.mark.full) for case in of_eg3d]
+    return pytest.mark.parametrize(("name", "step"), cases)
+
+
 @functools.cache
-def golden():
+def golden(name):
     """Returns the fixture, and the generator and loss networks it was made with."""
-    fixture = golden_data.load(FIXTURE)
+    fixture = golden_data.load(name)
     names = fixture.info["weights_from"]
     sources = {part: golden_data.load(name) for part, name in names.items()}
     generator = next(g for part, g in sources.items() if part.startswith("generator"))
@@ -40,20 +62,28 @@ def golden():
         lpips=rules.convert(lpips_state, lpips.TORCH),
         identity=rules.convert(sources["id"].weights(), arcface.IR_SE),
     )
+    if name == SOLID:
+        return fixture, rules.convert(contents(generator), eg3d.EG3D), networks
     return fixture, rules.convert(generator.weights(), stylegan2.NVLABS), networks
 
 
 @functools.cache
-def golden_latents() -> tuple[losses.StepLatents, dict[str, np.ndarray]]:
+def golden_latents(name) -> tuple[losses.StepLatents, dict[str, np.ndarray]]:
     """Returns the fixture's latents, together and by their names in the fixture."""
-    fixture, generator, _ = golden()
+    fixture, generator, _ = golden(name)
     z = [fixture.input(f"z_{kind}{i}") for kind in ("ra", "rg") for i in range(2)]
     w_r = generator.mapping(np.concatenate(z))
     w_u = jnp.asarray(fixture.input("w_u"))
-    w_target = target.extra(w_u, generator.mapping.w_avg[...], fixture.info["d"])
+    w_avg, view, named = generator.mapping.w_avg[...], {}, {}
+    if name == SOLID:
+        w_avg = jnp.asarray(fixture.input("w_avg"))[0]
+        camera = cameras.look_at(0.1, -0.2)
+        view = {"camera": jnp.repeat(camera, 5, axis=0)}  # and samples spread evenly
+        named = {"cond": cameras.look_at(), "cam": camera}
+    w_target = target.extra(w_u, w_avg, fixture.info["d"])
     alpha = jnp.asarray(fixture.info["alphas"], jnp.float32)
-    latents = losses.step_latents(w_u, w_target, w_r[:2], alpha, w_r[2:])
-    named = {"w_target": w_target}
+    latents = losses.step_latents(w_u, w_target, w_r[:2], alpha, w_r[2:], view)
+    named["w_target"] = w_target
     for i in range(2):
         named |= {f"w_ra{i}": w_r[i : i + 1], f"w_rg{i}": w_r[2 + i : 3 + i]}
         named[f"w_u_adj{i}"] = latents.student[1 + i : 2 + i]
@@ -62,15 +92,15 @@ def golden_latents() -> tuple[losses.StepLatents, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def golden_run(compute=losses.FLOAT32):
-    """Takes the production step four times.
+def golden_run(name, compute=losses.FLOAT32):
+    """Takes the production step several times.
 
     Returns:
         The initial parameters, and the gradients, parameters and terms of each step.
         The gradients are recovered from Adam's first moment, which is 0.9 times the
         previous one plus 0.1 times the gradient.
     """
-    fixture, generator, networks = golden()
+    fixture, generator, networks = golden(name)
     weights = PairWeights(
         mse=fixture.info["lambdas"]["mse"],
         lpips=fixture.info["lambdas"]["lpips"],
@@ -78,11 +108,11 @@ def golden_run(compute=losses.FLOAT32):
     )
     weights = losses.LossWeights(weights, weights)
     context = make_context(generator, networks, weights, fixture.info["lr"], compute)
-    latents, _ = golden_latents()
+    latents, _ = golden_latents(name)
     step = jax.jit(lambda s, o, c, x: take_step(context, s, o, c, x, 1, SAMPLING))
     student, opt_state = context.source, context.optimizer.init(context.source)
     start, grads, students, terms = student, [], [], []
-    for _ in range(4):
+    for _ in range(STEPS[name]):
         mu = opt_state[0].mu
         student, opt_state, step_terms = step(
             student, opt_state, context.constants(), latents
@@ -95,38 +125,46 @@ def golden_run(compute=losses.FLOAT32):
     return start, grads, students, terms
 
 
-def published_name(path: tuple) -> str:
-    return "synthesis." + ".".join(map(str, path))
-
-
-def by_name(state) -> dict[str, np.ndarray]:
+def by_name(name, state) -> dict[str, np.ndarray]:
+    """Returns trained parameters by their published names."""
     flat = nnx.to_flat_state(state)
-    return {published_name(path): np.asarray(leaf[...]) for path, leaf in flat}
+    paths = {".".join(map(str, path)): leaf for path, leaf in flat}
+    return {
+        TRAINED[name] + path.removeprefix("backbone."): np.asarray(leaf[...])
+        for path, leaf in paths.items()
+    }
 
 
-def test_golden_guide_step_2d_tiny_latents():
-    fixture, _, _ = golden()
-    _, named = golden_latents()
-    for name, w in named.items():
-        fixture.check(name, w, atol=5e-5)
+@BOTH
+def test_golden_latents(name):
+    fixture, _, _ = golden(name)
+    _, named = golden_latents(name)
+    for output, w in named.items():
+        if output in fixture.outputs:
+            fixture.check(output, w, atol=5e-5)
+    assert {"w_target", "w_u_adj1"} <= named.keys() & fixture.outputs.keys()
 
 
-def test_golden_guide_step_2d_tiny_images():
-    fixture, generator, _ = golden()
-    latents, _ = golden_latents()
-    student_images, _ = generator.synthesis(latents.student[:3])
-    source_images, _ = generator.synthesis(latents.source[:3])
-    for i, pair in enumerate(PAIRS):
-        fixture.check(f"{pair}.img_u", nchw(student_images[i : i + 1]), atol=2e-4)
-        fixture.check(f"{pair}.img_target", nchw(source_images[i : i + 1]), atol=2e-4)
+@BOTH
+def test_golden_images(name):
+    fixture, generator, _ = golden(name)
+    latents, _ = golden_latents(name)
+    atol = 2e-4 if name == FLAT else 4e-4
+    view = jax.tree.map(lambda rows: rows[:3], latents.view)
+    for kind, w in (("u", latents.student), ("target", latents.source)):
+        images = tiny.jitted(
+            generator.synthesis, lambda m, w, view: m(w, **view)[0], w[:3], view
+        )
+        for i, pair in enumerate(PAIRS):
+            fixture.check(f"{pair}.img_{kind}", nchw(images[i : i + 1]), atol)
 
 
 def test_golden_guide_step_2d_tiny_block_differences():
     """Compares what the published code logs besides its loss, before the first step."""
-    fixture, generator, _ = golden()
-    latents, _ = golden_latents()
+    fixture, generator, _ = golden(FLAT)
+    latents, _ = golden_latents(FLAT)
     outputs = []
-    for w in latents:
+    for w in (latents.student, latents.source):
         image, activations = generator.synthesis(w[:3])
         outputs.append(activations | {"image": image})
     for name in ("b4.x", "b8.x", "b16.x", "b32.x", "image"):
@@ -136,47 +174,48 @@ def test_golden_guide_step_2d_tiny_block_differences():
             np.testing.assert_allclose(mse, published, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("step", range(4))
-def test_golden_guide_step_2d_tiny_terms(step):
-    fixture, _, _ = golden()
-    terms = golden_run()[3][step]
+@steps(4)
+def test_golden_terms(name, step):
+    fixture, _, _ = golden(name)
+    terms = golden_run(name)[3][step]
     ours = {"local": terms["local"], "adj": terms["adjacency"]}
     ours |= {"global": terms["global"], "total": terms["total"]}
     for i, pair in enumerate(PAIRS):
-        ours[f"{pair}.mse_b32.x"] = terms["mse"][i]
+        ours[f"{pair}.{FEATURES[name]}"] = terms["mse"][i]
         ours[f"{pair}.lpips"] = terms["lpips"][i]
         ours[f"{pair}.id"] = terms["id"][i]
         ours[f"{pair}.sum"] = sum(
-            fixture.info["lambdas"][name] * terms[name][i]
-            for name in ("mse", "lpips", "id")
+            fixture.info["lambdas"][term] * terms[term][i]
+            for term in ("mse", "lpips", "id")
         )
     for i in range(2):
         ours[f"global{i}.lpips"] = terms["lpips"][3 + i]
     atol = 5e-6 if step == 0 else 2e-5
-    for name, value in ours.items():
-        published = fixture.info["scalars"][f"step{step}.{name}"]["f64"]
-        np.testing.assert_allclose(value, published, rtol=1e-5, atol=atol, err_msg=name)
+    for term, value in ours.items():
+        published = fixture.info["scalars"][f"step{step}.{term}"]["f64"]
+        np.testing.assert_allclose(value, published, rtol=1e-5, atol=atol, err_msg=term)
 
 
-def rows(table: str, step: int) -> dict[str, float]:
-    fixture, _, _ = golden()
+def rows(name: str, table: str, step: int) -> dict[str, float]:
+    fixture, _, _ = golden(name)
     return {
         row["param"]: row["f64"] for row in fixture.info[table] if row["step"] == step
     }
 
 
-@pytest.mark.parametrize("step", range(3))
-def test_golden_guide_step_2d_tiny_gradient_norms(step):
-    published = rows("grad_l2", step)
-    ours = by_name(golden_run()[1][step])
+@steps(3)
+def test_golden_gradient_norms(name, step):
+    published = rows(name, "grad_l2", step)
+    _, grads, _, terms = golden_run(name)
+    ours = by_name(name, grads[step])
     assert ours.keys() == published.keys()
     largest = max(published.values())
-    for name, value in published.items():
-        atol = 1e-4 * largest if name.endswith("noise_strength") else 0.0
-        norm = np.linalg.norm(ours[name])
-        np.testing.assert_allclose(norm, value, rtol=2e-3, atol=atol, err_msg=name)
+    for path, value in published.items():
+        atol = 1e-4 * largest if path.endswith("noise_strength") else 0.0
+        norm = np.linalg.norm(ours[path])
+        np.testing.assert_allclose(norm, value, rtol=2e-3, atol=atol, err_msg=path)
     whole = np.linalg.norm(list(published.values()))
-    np.testing.assert_allclose(golden_run()[3][step]["gradient"], whole, rtol=1e-3)
+    np.testing.assert_allclose(terms[step]["gradient"], whole, rtol=1e-3)
 
 
 def in_published_layout(name: str, array: np.ndarray) -> np.ndarray:
@@ -186,41 +225,42 @@ def in_published_layout(name: str, array: np.ndarray) -> np.ndarray:
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def test_golden_guide_step_2d_tiny_gradient_values():
-    fixture, _, _ = golden()
-    largest = max(rows("grad_l2", 0).values())
-    for name, gradient in by_name(golden_run()[1][0]).items():
-        part = fixture.part(f"grad0/{name}", in_published_layout(name, gradient))
-        error = np.abs(part - fixture.stored[f"grad0/{name}"])
+@BOTH
+def test_golden_gradient_values(name):
+    fixture, _, _ = golden(name)
+    largest = max(rows(name, "grad_l2", 0).values())
+    for path, gradient in by_name(name, golden_run(name)[1][0]).items():
+        part = fixture.part(f"grad0/{path}", in_published_layout(path, gradient))
+        error = np.abs(part - fixture.stored[f"grad0/{path}"])
         limit = 2e-3 * np.abs(gradient).max()
-        if name.endswith("noise_strength"):
+        if path.endswith("noise_strength"):
             limit += 1e-4 * largest
         # Float32 may cross Leaky ReLU's kink: one element in fifty may be further off.
-        assert np.quantile(error, 0.98) <= limit, name
-        assert error.max() <= 10 * limit, name
+        assert np.quantile(error, 0.98) <= limit, path
+        assert error.max() <= 10 * limit, path
 
 
-@pytest.mark.parametrize("step", range(3))
-def test_golden_guide_step_2d_tiny_parameter_norms(step):
-    start, _, students, _ = golden_run()
-    ours, before = by_name(students[step]), by_name(start)
-    after = rows("param_l2_after", step)
-    moved = rows("param_delta_l2_after", step)
+@steps(3)
+def test_golden_parameter_norms(name, step):
+    start, _, students, _ = golden_run(name)
+    ours, before = by_name(name, students[step]), by_name(name, start)
+    after = rows(name, "param_l2_after", step)
+    moved = rows(name, "param_delta_l2_after", step)
     assert ours.keys() == after.keys()
-    for name, parameter in ours.items():
+    for path, parameter in ours.items():
         norm = np.linalg.norm(parameter)
-        np.testing.assert_allclose(norm, after[name], rtol=5e-6, err_msg=name)
-        distance = np.linalg.norm(parameter.astype(np.float64) - before[name])
+        np.testing.assert_allclose(norm, after[path], rtol=5e-6, err_msg=path)
+        distance = np.linalg.norm(parameter.astype(np.float64) - before[path])
         # The published distance comes from float32 parameters too: 1e-4 steps on
         # values of order 1 are rounded.
-        np.testing.assert_allclose(distance, moved[name], rtol=2e-3, err_msg=name)
+        np.testing.assert_allclose(distance, moved[path], rtol=2e-3, err_msg=path)
 
 
 def test_golden_guide_step_2d_tiny_parameter_displacement():
-    fixture, _, _ = golden()
-    start, _, students, _ = golden_run()
-    before = by_name(start)
-    for name, parameter in by_name(students[2]).items():
+    fixture, _, _ = golden(FLAT)
+    start, _, students, _ = golden_run(FLAT)
+    before = by_name(FLAT, start)
+    for name, parameter in by_name(FLAT, students[2]).items():
         displacement = in_published_layout(name, parameter - before[name])
         error = np.abs(
             fixture.part(f"delta3/{name}", displacement)
@@ -241,8 +281,8 @@ def relative_error(ours, wanted):
 @pytest.mark.full
 def test_golden_guide_step_2d_tiny_in_bfloat16():
     """The loss and gradient are close; the state kept between steps is float32."""
-    _, grads, students, terms = golden_run(losses.Compute("bfloat16"))
-    start, true_grads, true_students, true_terms = golden_run()
+    _, grads, students, terms = golden_run(FLAT, losses.Compute("bfloat16"))
+    start, true_grads, true_students, true_terms = golden_run(FLAT)
     leaves = jax.tree.leaves((grads, students, terms))
     assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
     for name in ("mse", "lpips", "id", "local", "adjacency", "total"):

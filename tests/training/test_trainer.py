@@ -397,7 +397,7 @@ def sample_latents(generator, num_adjacent, num_global, seed=0, codes=1, **chang
     program = jax.jit(
         lambda constants, key: draw_latents(
             context, constants, settings.sampling, w_u, w_target, key
-        )
+        )[:2]
     )
     return program(context.constants(), jax.random.key(seed))
 

@@ -17,6 +17,11 @@ from guide_jax.models.shapes import Array
 
 LENGTH = 25
 RADIUS = 2.7  # from the camera to the world's origin, in published face models
+# The published step shows the face from a little above, and up to this far from the
+# sides, in radians. Its cameras look at the world's origin, not at the training data's
+# pivot: it looks for the pivot under a name that the published files don't use.
+STEP_YAW, STEP_PITCH = math.radians(15), -0.2
+JUDGED_VIEWS = 11  # evaluation spreads so many evenly over the same yaws
 FIELD_OF_VIEW = 18.837  # degrees, along the diagonal
 # The published code rounds pi and the square root of 2, and its cameras depend on it.
 PI, DIAGONAL = 3.14159, 1.414
@@ -63,6 +68,18 @@ def look_at(
     return jnp.concatenate(
         [columns.reshape(N, 12), jnp.broadcast_to(rest, (N, len(rest)))], axis=1
     )
+
+
+def of_step(key: jax.Array, radius: float = RADIUS) -> Float[Array, "1 25"]:
+    """Draws the camera of a training step, `[1, 25]`: its yaw is uniform."""
+    yaw = jax.random.uniform(key, (), float, -STEP_YAW, STEP_YAW)
+    return look_at(yaw, STEP_PITCH, radius=radius)
+
+
+def judged_views(radius: float = RADIUS) -> Float[Array, "V 25"]:
+    """Returns the published evaluation's cameras, from one side to the other."""
+    yaw = jnp.linspace(-STEP_YAW, STEP_YAW, JUDGED_VIEWS)
+    return look_at(yaw, STEP_PITCH, radius=radius)
 
 
 def of_rows(

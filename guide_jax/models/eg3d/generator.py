@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
@@ -82,7 +83,8 @@ class Synthesis(nnx.Module):
             dtype: dtype of the convolutions; None for the parameters'.
             camera: the view, [N, 25] or [1, 25] as `cameras.look_at` returns it; None
                 for the front.
-            key: draws the samples along rays, for training; None spreads them evenly.
+            key: keys [N] that draw the samples along each image's rays, for training;
+                None spreads them evenly.
 
         Returns:
             The images [N, H, W, 3], about [-1, 1] and not clipped, and the backbone's
@@ -258,6 +260,27 @@ class EG3D(nnx.Module):
     def feature_name(self) -> str:
         """Name of the planes among the activations, which the loss compares."""
         return self.synthesis.feature_name
+
+    def draw_view(self, key: jax.Array, N: int) -> dict[str, jax.Array]:
+        """Draws the view of a training step: a camera, and the samples along rays.
+
+        Args:
+            key: the step's.
+            N: number of images.
+
+        Returns:
+            Arguments of the synthesis, N rows each, with the same camera.
+        """
+        key_camera, key_rays = jax.random.split(key)
+        camera = cameras.of_step(key_camera, self.camera_radius)
+        return {
+            "camera": jnp.broadcast_to(camera, (N, cameras.LENGTH)),
+            "key": jax.random.split(key_rays, N),
+        }
+
+    def views_to_judge(self) -> dict[str, jax.Array]:
+        """Returns the views that evaluation compares faces from, a row each."""
+        return {"camera": cameras.judged_views(self.camera_radius)}
 
     @property
     def config(self) -> dict:

@@ -63,7 +63,7 @@ def render(
         origins: of the rays, `[N, 3]`.
         directions: of the rays, `[N, R, 3]`, of unit length.
         settings: samples and limits.
-        key: draws the samples; None spreads them evenly.
+        key: keys `[N]` that draw the samples; None spreads them evenly.
         chunk: rays to render at once.
 
     Returns:
@@ -74,7 +74,9 @@ def render(
     count = -(-R // chunk)
     padding = ((0, 0), (0, count * chunk - R), (0, 0))
     chunks = jnp.pad(directions, padding, mode="edge").reshape(N, count, chunk, 3)
-    keys = None if key is None else jax.random.split(key, (N, count))
+    keys = None
+    if key is not None:
+        keys = jax.vmap(lambda key: jax.random.split(key, count))(key)
 
     def of_image(image):
         planes, origin, directions, keys = image

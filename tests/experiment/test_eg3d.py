@@ -1,0 +1,36 @@
+"""A 3D generator's run, from a person to the report."""
+
+import json
+
+import numpy as np
+import tiny
+
+from configs import eg3d_ffhq
+from guide_jax.experiment import modes as experiment
+
+
+def test_a_3d_person_is_forgotten_measured_and_reported(monkeypatch, tmp_path):
+    loss = tiny.loss_networks()
+    made = tiny.networks(
+        generator=tiny.eg3d(),
+        lpips=loss.lpips,
+        identity=loss.identity,
+        judge=tiny.identity(1),
+    )
+    monkeypatch.setattr(experiment, "load_networks", lambda config: made)
+    config = eg3d_ffhq.get_config()
+    config.steps, config.parallel.devices = 3, 1
+    config.cache = str(tmp_path / "cache")
+    config.optimizer.learning_rate = 0.01
+    config.evaluate.align, config.evaluate.external = "crop", ()
+    config.evaluate.others, config.evaluate.shown = 4, 2
+    config.evaluate.fid_samples = 0
+    results = experiment.run(config, tmp_path / "work")
+    measures = results["people"][0]["measures"]
+    assert measures["id"] < 0.999
+    assert measures["people_kept"] == 4
+    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert len(steps) == 3
+    assert all(np.isfinite(step["total"]) for step in steps)
+    assert (tmp_path / "work" / "report.html").stat().st_size > 10_000
