@@ -146,7 +146,7 @@ class ImagePass:
         self,
         generator: Generator,
         w: Float[Array, "N L D"] | Float[np.ndarray, "N L D"],
-        **view: Array,
+        **view: Array | np.ndarray,
     ) -> Float[np.ndarray, "N H W 3"]:
         """Generates images `[N, H, W, 3]`.
 
