@@ -215,7 +215,8 @@ class EvaluateJob:
         w_own = codes.w_u[: record.photos]
         before = evaluator.judged(self._generator, w_own)
         after = evaluator.judged(unlearned, w_own)
-        target = self.images(codes.w_target[:1])
+        target_images = self.images(codes.w_target[:1])
+        target = Judged(target_images, evaluator.judge(target_images))
         further, test_rows = {}, []
         if own:
             further["id_photo"] = own.faces, after.faces
@@ -228,7 +229,7 @@ class EvaluateJob:
                 zip(tests.images, tests_before.images, tests_after.images, strict=True)
             )
         compared = evaluator.compare(kept, (before, after), further)
-        to_target = evaluator.lpips(after.images[:1], target)
+        to_target = evaluator.lpips(after.images[:1], target.images)
         compared["measures"]["lpips_target"] = float(to_target[0])
         if self._fid:
             compared["measures"] |= self._fid(unlearned)
@@ -240,7 +241,7 @@ class EvaluateJob:
             entry["inversion"] = self._inversion(own, before, w_own)
             notes += self._low_similarity(entry, compared["measures"]["id_strangers"])
             row = {"photo": own.images[0], "reconstruction before": before.images[0]}
-        row |= {"after": after.images[0], "target": target[0]}
+        row |= {"after": after.images[0], "target": target.images[0]}
         for note in notes:
             self._console.say(f"note: {note}")
         entry["notes"] = notes

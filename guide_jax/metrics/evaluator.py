@@ -93,7 +93,9 @@ class Evaluator:
         if not view:
             return None
         V = len(next(iter(view.values())))
-        rows = {name: np.concatenate([x] * len(w)) for name, x in view.items()}
+        rows: dict[str, Any] = {
+            name: np.concatenate([x] * len(w)) for name, x in view.items()
+        }
         return self.judge(self.images(generator, np.repeat(w, V, axis=0), **rows))
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
