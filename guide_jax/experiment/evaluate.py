@@ -264,9 +264,8 @@ class EvaluateJob:
             kept.shown,
             f"Forgetting {person.title}: {method_of(settings)}",
         )
-        judged = {"before": before.faces, "after": after.faces}
-        judged["target"] = evaluator.judge(target)
-        faces = {name: each[MAIN_JUDGE] for name, each in judged.items()}
+        judged = {"before": before, "after": after, "target": target}
+        faces = {name: each.faces[MAIN_JUDGE] for name, each in judged.items()}
         embeddings = {
             name: each.embeddings[0] for name, each in faces.items() if each.found[0]
         }
