@@ -118,7 +118,8 @@ def test_latents_pair_the_person_with_the_target_and_random_people_with_themselv
     w_u, w_target, w_ra, w_rg = (
         rng.standard_normal((n, 6, 7)).astype(np.float32) for n in (1, 1, 2, 3)
     )
-    student, source = losses.step_latents(w_u, w_target, w_ra, np.ones(2), w_rg)
+    student, source, view = losses.step_latents(w_u, w_target, w_ra, np.ones(2), w_rg)
+    assert view == {}
     assert student.shape == source.shape == (1 + 2 + 3, 6, 7)
     np.testing.assert_array_equal(student[:1], w_u)
     np.testing.assert_array_equal(source[:1], w_target)
@@ -139,7 +140,8 @@ def setting():
     student = nnx.state(other.synthesis, nnx.Param)
     rng = np.random.default_rng(0)
     latents = losses.StepLatents(
-        *(rng.standard_normal((6, 4, 7)).astype(np.float32) for _ in range(2))
+        *(rng.standard_normal((6, 4, 7)).astype(np.float32) for _ in range(2)),
+        {},
     )
     return context, student, latents, generator, networks
 
