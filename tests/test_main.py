@@ -194,7 +194,8 @@ class KilledRuns:
         files = {
             str(path.relative_to(self._folder / name))
             for path in (self._folder / name).rglob("*")
-            if "generator/" not in str(path)  # Orbax chooses the names there
+            # Orbax chooses the first ones' names; TensorBoard's have the time of day.
+            if "generator/" not in str(path) and "events.out" not in path.name
         }
         table = (self._folder / name / "results.csv").read_bytes()
         return table, parameters, steps, files
