@@ -1,5 +1,6 @@
 """Measures stored unlearned generators, and writes each person's results."""
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from guide_jax.storage.locate import Networks
 from guide_jax.storage.run_folder import (
     PICTURE,
     PICTURES,
+    SIDES,
     WORST,
     PersonFolder,
     Stored,
@@ -263,6 +265,7 @@ class EvaluateJob:
             test_rows,
             kept.shown,
             f"Forgetting {person.title}: {method_of(settings)}",
+            _save_sides(folder, before, after),
         )
         judged = {"before": before, "after": after, "target": target}
         faces = {name: each.faces[MAIN_JUDGE] for name, each in judged.items()}
@@ -387,6 +390,18 @@ class EvaluateJob:
             f" ({known}), so the wrong person may be forgotten; see config.source.align"
             " and config.source.refine"
         ]
+
+
+def _save_sides(
+    folder: PersonFolder, before: Judged, after: Judged
+) -> dict[str, np.ndarray]:
+    """Writes a 3D person's images from all sides, and returns them by their labels."""
+    place = folder.path / PICTURES / SIDES
+    if before.sides is None or after.sides is None:
+        shutil.rmtree(place, ignore_errors=True)  # an earlier, 3D generator's
+        return {}
+    pictures.save_pairs(place, before.sides, after.sides)
+    return {"before": before.sides, "after": after.sides}
 
 
 def add_verdict(entry: dict[str, Any], attacks: Mapping[str, Any]) -> None:

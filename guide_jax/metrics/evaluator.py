@@ -26,11 +26,13 @@ class Judged(NamedTuple):
         faces: judge's name -> embeddings.
         turned: judge's name -> embeddings of a 3D generator's images from all sides
             that it is judged from, V rows for each latent; None in 2D.
+        sides: the first latent's images from these sides, `[V, H, W, 3]`; None in 2D.
     """
 
     images: np.ndarray
     faces: dict[str, Faces]
     turned: dict[str, Faces] | None = None
+    sides: np.ndarray | None = None
 
     @property
     def views(self) -> dict[str, Faces]:
@@ -85,18 +87,15 @@ class Evaluator:
     def judged(self, generator: Generator, w: np.ndarray) -> Judged:
         """Generates images of latents `[N, L, D]` and judges them."""
         images = self.images(generator, w)
-        return Judged(images, self.judge(images), self._turned(generator, w))
-
-    def _turned(self, generator: Generator, w: np.ndarray) -> dict[str, Faces] | None:
-        """Judges latents from each of a 3D generator's views; None in 2D."""
-        view = views_to_judge(generator)
+        faces, view = self.judge(images), views_to_judge(generator)
         if not view:
-            return None
+            return Judged(images, faces)
         V = len(next(iter(view.values())))
         rows: dict[str, Any] = {
             name: np.concatenate([x] * len(w)) for name, x in view.items()
         }
-        return self.judge(self.images(generator, np.repeat(w, V, axis=0), **rows))
+        turned = self.images(generator, np.repeat(w, V, axis=0), **rows)
+        return Judged(images, faces, self.judge(turned), turned[:V])
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Returns the LPIPS `[N]` of image pairs `[N, H, W, 3]`."""

@@ -13,7 +13,7 @@ from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.metrics import fid_sources, fid_statistics
 from guide_jax.metrics.fid_statistics import Statistics
-from guide_jax.models.generator import Generator, synthesize
+from guide_jax.models.generator import Generator, synthesize, views_of_samples
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks
 
@@ -37,6 +37,8 @@ class FidMeasure:
     ):
         """Computes the statistics of the original and of real photos, or loads them.
 
+        A 3D generator's images each have a view of their own, as published.
+
         Args:
             networks: the run's networks, of which "generator" (the original) and
                 "inception" are used.
@@ -57,11 +59,14 @@ class FidMeasure:
         self._samples, self._seed = settings.fid_samples, settings.seed
         self._batch, self._z_dim = settings.batch, generator.z_dim
         graph = nnx.split(generator)[0]
+        self._views = views_of_samples(generator, self._seed, self._samples)
+        names = tuple(self._views)
 
         @jax.jit
-        def draw(state: nnx.State, z: jax.Array) -> jax.Array:
+        def draw(state: nnx.State, z: jax.Array, *view: jax.Array) -> jax.Array:
             made = nnx.merge(graph, state)
-            return synthesize(made.synthesis, made.mapping(z, psi=psi)).images
+            views = dict(zip(names, view, strict=True))
+            return synthesize(made.synthesis, made.mapping(z, psi=psi), **views).images
 
         self._draw = draw
         network = networks.hashes["inception"]
@@ -72,6 +77,8 @@ class FidMeasure:
             )
         original = networks.hashes["generator"]
         drawn = f"{original} {network} {self._samples} {psi} {self._seed}"
+        if self._views:
+            drawn += f" {sorted(self._views)}"
         self._before = fid_sources.cached(
             cache, drawn, lambda: self._statistics(generator, "FID, original")
         )
@@ -99,8 +106,11 @@ class FidMeasure:
         z = rng.standard_normal((self._samples, self._z_dim)).astype(np.float32)
 
         def images() -> Iterator[np.ndarray]:
-            for part, count in batches(z, self._batch):
-                made = np.asarray(self._draw(state, part))[:count]
+            rows = z, *map(np.asarray, self._views.values())
+            split = (batches(x, self._batch) for x in rows)
+            for parts in zip(*split, strict=True):
+                made = self._draw(state, *(part for part, _ in parts))
+                made = np.asarray(made)[: parts[0][1]]
                 if not np.isfinite(made).all():
                     raise UnlearningError(
                         f"{label}: the generator's images are not finite; try a lower"

@@ -109,6 +109,15 @@ def view_drawer(
     return getattr(generator, "draw_view", lambda key, N: {})
 
 
+def views_of_samples(generator: Generator, seed: int, N: int) -> dict[str, Array]:
+    """Returns a random view for each of N sampled images, N rows; empty in 2D.
+
+    A generator that has a camera draws them by its method `views_of_samples`.
+    """
+    draw = getattr(generator, "views_of_samples", lambda seed, N: {})
+    return draw(seed, N)
+
+
 def views_to_judge(generator: Generator) -> dict[str, Array]:
     """Returns the views that a person is judged from, a row each; empty in 2D.
 

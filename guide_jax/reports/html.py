@@ -17,7 +17,7 @@ from guide_jax.reports.columns import Cells, Column, cells
 from guide_jax.reports.pictures import TEST_LABELS, label_of, stored_images
 from guide_jax.reports.summary import Done
 from guide_jax.reports.terminal import summary_rows
-from guide_jax.storage.run_folder import ATTACKS, METRICS, PICTURES, WORST
+from guide_jax.storage.run_folder import ATTACKS, METRICS, PICTURES, SIDES, WORST
 
 LARGE, THUMBNAIL = 224, 96  # sides in pixels: the person, the others
 # Attacks whose best image is marked among random people, and their labels.
@@ -73,6 +73,7 @@ def _person(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "headline": _headline(entry),
         "shown": shown[: _first_test(shown)],
         "tests": shown[_first_test(shown) :],
+        "sides": _pairs(folder / PICTURES / SIDES),
         "worst": _worst(entry, folder),
         "plots": [svg for svg in plotted if svg],
     }
@@ -101,13 +102,17 @@ def _embedded(folder: Path, side: int) -> list[tuple[str, str]]:
 
 def _worst(entry: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
     """Returns the least kept people: similarity, and images before and after."""
-    values = entry.get("worst_others", [])
-    images = [data for _, data in _embedded(folder / PICTURES / WORST, THUMBNAIL)]
-    pairs = zip(images[::2], images[1::2], strict=False)
+    values, pairs = entry.get("worst_others", []), _pairs(folder / PICTURES / WORST)
     return [
         ("no face" if value is None else f"{value:.2f}", before, after)
         for value, (before, after) in zip(values, pairs, strict=False)
     ]
+
+
+def _pairs(folder: Path) -> list[tuple[str, str]]:
+    """Returns the thumbnails that `pictures.save_pairs` wrote, before and after."""
+    images = [data for _, data in _embedded(folder, THUMBNAIL)]
+    return list(zip(images[::2], images[1::2], strict=False))
 
 
 def _inputs(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -26,6 +26,7 @@ def before_after(
     tests: Sequence[TestRow],
     others: tuple[np.ndarray, np.ndarray],
     caption: str,
+    sides: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a picture that shows one person's unlearning.
 
@@ -35,9 +36,12 @@ def before_after(
         tests: a row for each test photo.
         others: other people before and after, each `[N, H, W, 3]`.
         caption: one line of text at the top.
+        sides: label -> images from several sides `[V, H, W, 3]`, a row each, of which
+            every second is shown.
     """
     rows = [
         ("", dict(person)),
+        *((f"{x}, from the sides", _numbered(y[::2])) for x, y in (sides or {}).items()),
         *(("", dict(zip(TEST_LABELS, row, strict=True))) for row in tests),
         ("other people, before", _numbered(others[0])),
         ("other people, after", _numbered(others[1])),

@@ -30,7 +30,8 @@ METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS, ATTACKS = "codes.npz", "embeddings.npz", "attacks.json"
 GENERATOR, PICTURES, TRAIN_STATE = "generator", "pictures", ".checkpoint"
 RENDER = "render"
-WORST = "others"  # in PICTURES: the least kept people
+# In PICTURES: the least kept people; a 3D person from all sides.
+WORST, SIDES = "others", "sides"
 
 
 @dataclass(frozen=True)

@@ -39,4 +39,6 @@ def test_a_3d_person_is_forgotten_measured_and_reported(monkeypatch, tmp_path):
     steps = [json.loads(line) for line in lines]
     assert len(steps) == 3
     assert all(np.isfinite(step["total"]) for step in steps)
-    assert (tmp_path / "work" / "report.html").stat().st_size > 10_000
+    assert len(list((tmp_path / "work/pictures/sides").iterdir())) == 2 * 11
+    report = (tmp_path / "work/report.html").read_text()
+    assert "From the sides, before and after" in report

@@ -74,6 +74,31 @@ def test_fid_compares_images_of_the_same_latents(generator, tmp_path):
     assert found["delta_fid_real"] == pytest.approx(increase, rel=1e-3, abs=1e-6)
 
 
+def test_images_of_a_3d_generator_have_views_of_their_own(monkeypatch, tmp_path):
+    generator, rng = tiny.eg3d(), np.random.default_rng(1)
+    z = rng.standard_normal((7, 8)).astype(np.float32)
+    views = generator.views_of_samples(1, 7)["camera"]
+    assert len(np.unique(np.asarray(views), axis=0)) == 7
+
+    def shown(**view):
+        w = tiny.jitted(generator.mapping, lambda m, z: m(z, psi=0.5), z)
+        return np.asarray(
+            tiny.jitted(generator.synthesis, lambda m, w, v: m(w, **v)[0], w, view)
+        )
+
+    seen = []
+    features = fid_statistics.Features.of_images
+
+    def of_images(self, images, *rest):
+        seen.append(np.concatenate(list(images)))
+        return features(self, iter(seen[-1:]), *rest)
+
+    monkeypatch.setattr(fid_statistics.Features, "of_images", of_images)
+    measure(generator, tmp_path)
+    np.testing.assert_allclose(seen[0], shown(camera=views), atol=1e-4)
+    assert np.abs(seen[0] - shown()).max() > 0.1
+
+
 def test_the_original_has_zero_fid_to_itself(generator, tmp_path):
     found = measure(generator, tmp_path)(generator)
     assert found.keys() == {"fid_pre", "fid_samples"}

@@ -70,9 +70,11 @@ def look_at(
     )
 
 
-def of_step(key: jax.Array, radius: float = RADIUS) -> Float[Array, "1 25"]:
-    """Draws the camera of a training step, `[1, 25]`: its yaw is uniform."""
-    yaw = jax.random.uniform(key, (), float, -STEP_YAW, STEP_YAW)
+def of_step(
+    key: jax.Array, radius: float = RADIUS, *, count: int = 1
+) -> Float[Array, "N 25"]:
+    """Draws cameras as those of training steps, `[count, 25]`: the yaw is uniform."""
+    yaw = jax.random.uniform(key, (count,), float, -STEP_YAW, STEP_YAW)
     return look_at(yaw, STEP_PITCH, radius=radius)
 
 

@@ -278,6 +278,11 @@ class EG3D(nnx.Module):
             "key": jax.random.split(key_rays, N),
         }
 
+    def views_of_samples(self, seed: int, N: int) -> dict[str, jax.Array]:
+        """Returns the views in which FID compares N images, drawn as a step's are."""
+        key = jax.random.key(seed)
+        return {"camera": cameras.of_step(key, self.camera_radius, count=N)}
+
     def views_to_judge(self) -> dict[str, jax.Array]:
         """Returns the views that evaluation compares faces from, a row each."""
         return {"camera": cameras.judged_views(self.camera_radius)}
