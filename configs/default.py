@@ -246,10 +246,15 @@ def get_config() -> ConfigDict:
     # --mode=render: draws images from a stored generator into the folder "render".
     config.render = render = ConfigDict()
     render.generator = ""  # an Orbax folder or .npz file; empty: the workdir's
+    # For 3D generators also "turn" (the person of the workdir turns, before and after)
+    # and "mesh" (the surface of both heads, a PLY file).
     render.what = ("images", "grid", "walk")
     render.seed = 0  # seed of the first person
     render.count = 9  # number of people, with consecutive seeds from `seed` on
-    render.frames = 24  # frames of the walk between two people
+    render.frames = 24  # frames of the walk between two people, and of the turn
+    render.yaw = 30.0  # how far the person turns to each side, in degrees
+    render.mesh_side = 128  # samples of the density along each side of the cube
+    render.mesh_density = 10.0  # at which the surface lies, as in EG3D's published code
     return config
 
 

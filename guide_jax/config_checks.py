@@ -21,7 +21,7 @@ METHODS = ("guide", "fold")
 SHARED = ("latents", "people")
 SCENARIOS = ("random", "in_domain", "out_of_domain")
 JUDGE_ALIGNMENTS = ("crop", "mtcnn")
-RENDERED = ("images", "grid", "walk")
+RENDERED = ("images", "grid", "walk", "turn", "mesh")
 # Fields that were renamed: old name -> new name.
 RENAMED = {
     "frugal": "gradient_accumulation",
@@ -100,9 +100,14 @@ def _check_numbers(fields: ConfigDict) -> None:
         ("fold.resolution", fields.fold.resolution),
         ("render.count", render.count),
         ("render.frames", render.frames),
+        ("render.yaw", render.yaw),
     ):
         if not value:
             raise InputError(f"config.{name} is 0; it must be above 0")
+    if render.mesh_side < 2:
+        raise InputError(
+            f"config.render.mesh_side is {render.mesh_side}; it must be at least 2"
+        )
     for name in ("budgets", "relearn_steps"):
         steps = list(attack[name])
         if not steps or steps[0] < 1 or steps != sorted(set(steps)):

@@ -229,6 +229,9 @@ class Render:
     seed: int
     count: int
     frames: int
+    yaw: float
+    mesh_side: int
+    mesh_density: float
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,13 @@ from PIL import Image
 from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.errors import InputError
+from guide_jax.experiment.render_3d import (
+    MESH,
+    TURN,
+    people_to_show,
+    save_mesh,
+    save_turn,
+)
 from guide_jax.faces.photos import to_uint8
 from guide_jax.models.generator import Generator, ImagePass, make_mapping, z_of_seed
 from guide_jax.storage.locate import KINDS, locate
@@ -29,11 +36,15 @@ def render(config: Config, workdir: Path) -> dict[str, list[str]]:
             generator, the one stored in this folder is used.
 
     Returns:
-        "files": the paths of `images/seed_N.png`, `grid.png` and `walk.webp` (an
-        animation from person to person and back to the first).
+        "files": the paths of `images/seed_N.png`, `grid.png`, `walk.webp` (an
+        animation from person to person and back to the first) and, by 3D generators,
+        `turn.gif` (the forgotten person turning, before and after) and
+        `mesh_before.ply` and `mesh_after.ply`. Without a person's result, the last two
+        show the first person, and the mesh is `mesh.ply`.
 
     Raises:
-        InputError: the network does not exist or is not a generator.
+        InputError: the network does not exist or is not a generator, or not a 3D one
+            where this is needed.
     """
     settings = config.render
     generator = _load(settings.generator, workdir)
@@ -41,6 +52,9 @@ def render(config: Config, workdir: Path) -> dict[str, list[str]]:
     z = np.concatenate([z_of_seed(seed, generator.z_dim) for seed in seeds])
     w = np.asarray(make_mapping(generator, config.source.psi)(z))
     show = ImagePass(generator, 1)
+    turned = {}
+    if {TURN, MESH} & set(settings.what):  # early, because it may fail
+        turned = people_to_show(config, workdir, generator, w)
     folder = workdir / RENDER
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -60,6 +74,13 @@ def render(config: Config, workdir: Path) -> dict[str, list[str]]:
         first.save(
             written[-1], save_all=True, append_images=rest, duration=FRAME_MS, loop=0
         )
+    if TURN in settings.what:
+        written.append(folder / "turn.gif")
+        save_turn(written[-1], turned, settings.frames, settings.yaw)
+    if MESH in settings.what:
+        for label, person in turned.items():
+            written.append(folder / f"{'_'.join(x for x in (MESH, label) if x)}.ply")
+            save_mesh(written[-1], person, settings.mesh_side, settings.mesh_density)
     Console().say(f"{len(written)} files are in {folder}")
     return {"files": [str(path) for path in written]}
 

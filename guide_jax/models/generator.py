@@ -114,7 +114,7 @@ def views_of_samples(generator: Generator, seed: int, N: int) -> dict[str, Array
 
     A generator that has a camera draws them by its method `views_of_samples`.
     """
-    draw = getattr(generator, "views_of_samples", lambda seed, N: {})
+    draw: Any = getattr(generator, "views_of_samples", lambda seed, N: {})
     return draw(seed, N)
 
 

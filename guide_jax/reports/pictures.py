@@ -39,9 +39,10 @@ def before_after(
         sides: label -> images from several sides `[V, H, W, 3]`, a row each, of which
             every second is shown.
     """
+    turned = (sides or {}).items()
     rows = [
         ("", dict(person)),
-        *((f"{x}, from the sides", _numbered(y[::2])) for x, y in (sides or {}).items()),
+        *((f"{x}, from the sides", _numbered(images[::2])) for x, images in turned),
         *(("", dict(zip(TEST_LABELS, row, strict=True))) for row in tests),
         ("other people, before", _numbered(others[0])),
         ("other people, after", _numbered(others[1])),

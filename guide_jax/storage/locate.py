@@ -109,6 +109,25 @@ def load_networks(config: Config) -> Networks:
     return Networks(networks, hashes, files)
 
 
+def load_generator(config: Config) -> Any:
+    """Loads the original generator alone.
+
+    Raises:
+        InputError: it is missing, cannot be read, or is no generator.
+    """
+    named = config.networks["generator"].path
+    path = locate(named) if named else None
+    if path is None or not path.exists():
+        raise InputError(_missing(config, ["generator"]))
+    try:
+        network: Any = load_network(path)
+    except ValueError as error:
+        raise InputError(f"{error}; convert or download it again") from error
+    if network.kind not in KINDS["generator"]:
+        raise InputError(f"{path}: a {network.kind} network is not a generator")
+    return network
+
+
 def _check_lpips(config: Config, networks: Mapping[str, Any], path: Path) -> None:
     """Raises InputError unless LPIPS can compare the images of a step."""
     resolution = networks["generator"].resolution

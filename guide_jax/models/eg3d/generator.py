@@ -283,6 +283,15 @@ class EG3D(nnx.Module):
         key = jax.random.key(seed)
         return {"camera": cameras.of_step(key, self.camera_radius, count=N)}
 
+    def views_at(self, yaw: Float[Array, " V"]) -> dict[str, jax.Array]:
+        """Returns views from a training step's height at yaws in radians, a row each.
+
+        Args:
+            yaw: `[V]`; above 0 the camera is on the viewer's right.
+        """
+        pitch = cameras.STEP_PITCH
+        return {"camera": cameras.look_at(yaw, pitch, radius=self.camera_radius)}
+
     def views_to_judge(self) -> dict[str, jax.Array]:
         """Returns the views that evaluation compares faces from, a row each."""
         return {"camera": cameras.judged_views(self.camera_radius)}
