@@ -20,6 +20,7 @@ from configs import demo, ffhq
 from guide_jax.errors import UnlearningError, VerdictError
 from guide_jax.experiment import evaluate
 from guide_jax.metrics.calibration import Calibration
+from guide_jax.models.goae import GOAE
 from guide_jax.storage.lock import locked
 from guide_jax.storage.network_file import load_network, save_network
 from guide_jax.training import trainer
@@ -133,6 +134,52 @@ def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, 
         assert image.width == 8 + 4 * 200  # plus the photo
     replaced = tiny.flat(load_network(workdir / "generator"))
     assert any(np.any(replaced[name] != after[name]) for name in after)
+
+
+@pytest.mark.slow
+def test_a_3d_generator_forgets_the_person_in_a_photo(tmp_path, networks):
+    shapes = tiny.GOAE_SETTINGS | {"groups": (1, 2, 2)}
+    paths = networks | tiny.save(
+        tmp_path,
+        generator=tiny.eg3d(w_dim=8),
+        encoder=tiny.random(lambda rngs: GOAE(**shapes, rngs=rngs)),
+    )
+    paths["lpips"] = "demo:lpips_alex.npz"
+    photos = tmp_path / "people" / "Ann"
+    photos.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("first.png", "second.png"):
+        pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / name)
+    settings = [f"--config={ROOT / 'configs/eg3d_ffhq.py'}"]
+    settings += [f"--config.networks.{r}.path={path}" for r, path in paths.items()]
+    settings += ["--config.networks.detector.path=", f"--workdir={tmp_path / 'work'}"]
+    settings += ["--config.steps=2", "--config.evaluate.fid_samples=0"]
+    settings += [f"--config.source.image={photos.parent}"]
+    settings += ["--config.source.scenario=out_of_domain", "--config.source.align=none"]
+    settings += ["--config.evaluate.align=crop", "--config.evaluate.external=()"]
+    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
+    done = program(*settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    work = tmp_path / "work"
+    (person,) = json.loads((work / "results.json").read_text())["people"]
+    for name in ("id", "id_others", "id_photo", "lpips_person"):
+        assert np.isfinite(person["measures"][name])
+    report = (work / "report.html").read_text()
+    assert "From the sides, before and after" in report
+    assert "Photos that were not used" in report
+
+    attack = ["--mode=attack", "--config.attack.which=('replay','encoder','search_w')"]
+    attack += ["--config.attack.require=0", "--config.attack.budgets=(2,)"]
+    done = program(*settings, *attack, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "search_w" in (work / "attacks.json").read_text()
+
+    turn = ["--mode=render", "--config.render.what=('turn',)"]
+    done = program(*settings, *turn, "--config.render.frames=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(work / "render/turn.gif") as film:
+        assert film.size == (2 * 32, 32)  # before and after
 
 
 # Random moments at which a run is killed. More by hand:
