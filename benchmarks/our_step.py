@@ -1,7 +1,7 @@
 """Our unlearning step on random networks, set up for the benchmarks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import arithmetic
 from benchmarks.random_networks import config_f, random
+from benchmarks.separate_step import make_separate_step
 from guide_jax import target
 from guide_jax.config import load_config
 from guide_jax.config_types import Compute, Training
@@ -25,6 +26,7 @@ from guide_jax.training.step import draw_latents, make_step
 VARIANTS = {
     "ours": lambda context, sampling, devices: make_step(context, sampling),
     "accumulating": make_accumulating_step,
+    "separate": make_separate_step,
 }
 PAPER = load_config("default")
 
@@ -32,7 +34,7 @@ PAPER = load_config("default")
 class Problem(NamedTuple):
     """A person to forget, with random networks."""
 
-    generator: StyleGAN2
+    generator: Any
     loss_networks: LossNetworks
     training: Training
     w_u: jax.Array
@@ -81,7 +83,6 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
         tiny: whether to make narrow networks, to try the script.
     """
     channels = config_f(resolution, 16 if tiny else 512)
-    small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
     generator = random(
         lambda rngs: StyleGAN2(
             resolution=resolution,
@@ -91,6 +92,12 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
             rngs=rngs,
         )
     )
+    return problem_of(generator, tiny)
+
+
+def problem_of(generator: Any, tiny: bool) -> Problem:
+    """Makes random loss networks and a person to forget for a generator."""
+    small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
     identity = random(lambda rngs: IRNet(**small, rngs=rngs))
     loss_networks = LossNetworks(random(LPIPS), identity)
     z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)

@@ -11,6 +11,7 @@ timing, the first step's loss and gradient are compared. The variants are:
 
     ours          the production step: all latents in one pass
     accumulating  ours, one pair at a time (config.gradient_accumulation)
+    separate      ours, one latent at a time, separate passes for features and image
     published     PyTorch, one latent at a time, separate passes for features and image
     shared        PyTorch, one latent at a time, features and image from one pass
     batched       PyTorch, all latents in one pass
