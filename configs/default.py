@@ -29,6 +29,10 @@ def get_config() -> ConfigDict:
     # needs a fraction of the memory and gives the same results up to rounding.
     # "auto": only if all pairs at once might not fit; or "always", "never".
     config.gradient_accumulation = "auto"
+    # Whether randomness is as in the published code, to rerun its table: each image has
+    # noise of its own (not the stored noise), in training and in evaluation, and GOAE's
+    # dropout is on. Only with the method "guide", and StyleGAN2 or EG3D.
+    config.compat = False
     config.save_every = 100  # steps between checkpoints of a person's training
     # Whether a run may replace a result, or the checkpoint of an interrupted training,
     # that other settings, networks, photos or another version of the code made in the

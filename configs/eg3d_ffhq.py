@@ -14,22 +14,25 @@ The published table, with seed 0:
 | baseline | 0.0818 | 0.4122 | 9.487 | 4.891 |
 | GUIDE | 0.0183 | 0.2797 | 7.497 | 3.331 |
 
-These commands measure the same quantities, GUIDE's and the baseline's (the mean face as
-target, the local loss only). `people` has a folder of photos for each person, who is
+These commands rerun it, GUIDE's and the baseline's row (the mean face as target, the
+local loss only). `people` has a folder of photos for each person, who is
 forgotten from the first photo and tested on the others:
 
     python main.py --config=configs/eg3d_ffhq.py --config.source.image=people \
-        --config.source.scenario=out_of_domain \
+        --config.source.scenario=out_of_domain --config.compat=True \
         --config.evaluate.fid_real=ffhq_real_feat.npy
     python main.py --config=configs/eg3d_ffhq.py --config.source.image=people \
-        --config.source.scenario=out_of_domain \
+        --config.source.scenario=out_of_domain --config.compat=True \
         --config.evaluate.fid_real=ffhq_real_feat.npy \
         --config.target.name=average --config.loss.adjacency.count=0 \
         --config.loss.global_.count=0 --workdir=runs/eg3d_ffhq_baseline
 
 Nobody has run them with the published weights yet. As published, each training step has
-a random view, and ID and ID_others are means over eleven views. Unlike there, FID
-compares faces seen from the front.
+a random view, ID and ID_others are means over eleven views, and FID compares faces in
+random views. With `config.compat`, noise, samples along rays and GOAE's dropout are
+drawn as published; without it, the measures are free of that noise. One difference
+stays: the features that the loss compares and the image come from one pass, and so have
+the same noise.
 """
 
 from ml_collections import ConfigDict

@@ -100,6 +100,7 @@ def read(fields: ConfigDict | Config) -> Config:
             gradient_accumulation=fields.gradient_accumulation,
             save_every=fields.save_every,
             codes_per_step=fields.fold.own if folds else fields.source.codes_per_step,
+            compat=fields.compat,
             fold=Fold(**fields.fold) if folds else None,
         ),
         evaluate=Evaluate(

@@ -152,6 +152,10 @@ def _check_choices(fields: ConfigDict) -> None:
             raise InputError(
                 f"config.{name} is {value!r}; choose one of {', '.join(known)}"
             )
+    if fields.compat and fields.method != "guide":
+        raise InputError(
+            "config.compat is for the published method; set --config.method=guide"
+        )
     unknown = [what for what in fields.render.what if what not in RENDERED]
     if unknown or not fields.render.what:
         raise InputError(

@@ -132,6 +132,7 @@ class Training:
         save_every: steps between two checkpoints; 0 for none.
         codes_per_step: how many of a person's codes each step takes, in turn; 0 for
             all.
+        compat: whether noise is drawn as in the published code.
         fold: settings of the method "fold"; None for the paper's method.
     """
 
@@ -144,6 +145,7 @@ class Training:
     gradient_accumulation: str
     save_every: int
     codes_per_step: int = 0
+    compat: bool = False
     fold: Fold | None = None
 
 

@@ -32,12 +32,18 @@ PATIENCE, LEAST_GAIN = 30, 0.01  # stops if the error fell by less than 1 % in 3
 
 
 def make_encode(
-    encoder: Any, generator: Generator
+    encoder: Any, generator: Generator, dropout_seed: int | None = None
 ) -> Callable[[np.ndarray], jax.Array]:
     """Returns a jitted function from photos `[N, H, W, 3]` in [-1, 1] to w `[N, L, D]`.
 
     The encoder's output is added to its own mean code if it has one, otherwise to the
     generator's.
+
+    Args:
+        encoder: the inversion encoder.
+        generator: the generator.
+        dropout_seed: if set, the encoder is in training mode, as in the published code;
+            only GOAE has such a mode. For `config.compat`.
 
     Raises:
         InputError: the encoder's codes do not fit the generator.
@@ -50,7 +56,8 @@ def make_encode(
         )
     mean = encoder if hasattr(encoder, "w_avg") else generator.mapping
     w_avg = mean.w_avg[...]
-    offset = jitted(encoder, lambda encoder, photo: encoder(photo))
+    mode = {} if dropout_seed is None else {"key": jax.random.key(dropout_seed)}
+    offset = jitted(encoder, lambda encoder, photo: encoder(photo, **mode))
 
     def encode(photo: np.ndarray) -> jax.Array:
         w = offset(photo)

@@ -104,7 +104,10 @@ class LatentFinder:
         self.prior: inversion.Prior | None = None
         if encoder := networks.get("encoder"):
             self.prior = inversion.make_prior(self._generator)
-            self._encode = inversion.make_encode(encoder, self._generator)
+            dropout = config.training.compat and encoder.kind == "goae"
+            self._encode = inversion.make_encode(
+                encoder, self._generator, config.training.seed if dropout else None
+            )
             self._refine = inversion.make_refine(
                 self._generator,
                 networks["lpips"],

@@ -77,7 +77,11 @@ class EvaluateJob:
             if (calibration := calibration_of(name, self._network_of(name)))
         }
         self._evaluator = Evaluator(
-            self._generator, networks["lpips"], self.judges, settings.batch
+            self._generator,
+            networks["lpips"],
+            self.judges,
+            settings.batch,
+            random_noise=config.training.compat,
         )
         self._fid = None
         if settings.fid_samples:
@@ -86,6 +90,7 @@ class EvaluateJob:
                 settings,
                 psi=config.source.psi,
                 cache=config.cache,
+                random_noise=config.training.compat,
                 console=self._console,
             )
         made_of = self._fid.made_of if self._fid else None

@@ -65,6 +65,8 @@ class Evaluator:
         lpips: nnx.Module,
         judges: Mapping[str, Judge],
         batch: int = BATCH,
+        *,
+        random_noise: bool = False,
     ):
         """Prepares the passes.
 
@@ -74,9 +76,10 @@ class Evaluator:
             judges: name -> judge. The first judge gives the main measures; further
                 judges' measures are reported under their names.
             batch: images in one pass.
+            random_noise: see `ImagePass`.
         """
         self._original, self._judges, self._batch = generator, dict(judges), batch
-        self.images = ImagePass(generator, batch)
+        self.images = ImagePass(generator, batch, random_noise)
         self._lpips = jitted(lpips, lambda lpips, a, b: lpips(a, b))
         self._before: dict[bytes, dict[str, Faces]] = {}
 

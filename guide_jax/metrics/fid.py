@@ -33,6 +33,7 @@ class FidMeasure:
         *,
         psi: float,
         cache: Path,
+        random_noise: bool = False,
         console: Console | None = None,
     ):
         """Computes the statistics of the original and of real photos, or loads them.
@@ -47,6 +48,8 @@ class FidMeasure:
                 the photos of `fid_real` if it is set.
             psi: truncation of the latents.
             cache: folder for statistics.
+            random_noise: whether each generator's noise is drawn instead of the stored
+                noise; for `config.compat`.
             console: shows progress bars.
 
         Raises:
@@ -60,7 +63,8 @@ class FidMeasure:
         self._batch, self._z_dim = settings.batch, generator.z_dim
         graph = nnx.split(generator)[0]
         self._views = views_of_samples(generator, self._seed, self._samples)
-        names = tuple(self._views)
+        self._random_noise = random_noise
+        names = *self._views, *["noise_seed"] * random_noise
 
         @jax.jit
         def draw(state: nnx.State, z: jax.Array, *view: jax.Array) -> jax.Array:
@@ -77,10 +81,10 @@ class FidMeasure:
             )
         original = networks.hashes["generator"]
         drawn = f"{original} {network} {self._samples} {psi} {self._seed}"
-        if self._views:
-            drawn += f" {sorted(self._views)}"
+        if names:
+            drawn += f" {names}"
         self._before = fid_sources.cached(
-            cache, drawn, lambda: self._statistics(generator, "FID, original")
+            cache, drawn, lambda: self._statistics(generator, "FID, original", 0)
         )
         self.made_of = f"{drawn} {photos}"
 
@@ -90,7 +94,7 @@ class FidMeasure:
         Raises:
             UnlearningError: the generator's images are not finite.
         """
-        after = self._statistics(unlearned, "FID, unlearned")
+        after = self._statistics(unlearned, "FID, unlearned", self._samples)
         found: dict[str, float | int] = {
             "fid_pre": fid_statistics.distance(self._before, after)
         }
@@ -100,13 +104,16 @@ class FidMeasure:
             found["delta_fid_real"] = grown
         return found | {"fid_samples": self._samples}
 
-    def _statistics(self, generator: Generator, label: str) -> Statistics:
+    def _statistics(self, generator: Generator, label: str, noise: int) -> Statistics:
+        """Returns statistics of a generator's images; `noise` is the first seed."""
         state = nnx.state(generator)
         rng = np.random.default_rng(self._seed)
         z = rng.standard_normal((self._samples, self._z_dim)).astype(np.float32)
 
         def images() -> Iterator[np.ndarray]:
-            rows = z, *map(np.asarray, self._views.values())
+            rows = [z, *map(np.asarray, self._views.values())]
+            if self._random_noise:
+                rows.append(np.arange(noise, noise + self._samples, dtype=np.uint32))
             split = (batches(x, self._batch) for x in rows)
             for parts in zip(*split, strict=True):
                 made = self._draw(state, *(part for part, _ in parts))

@@ -6,6 +6,7 @@ generators, needs no camera. All code generates images through `synthesize` or
 `ImagePass`, which pass the view on.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -47,7 +48,8 @@ class Generator(Protocol):
         mapping: a network (z `[N, Z]`, psi) -> w `[N, L, D]`, with the mean code
             `w_avg`.
         synthesis: a network (w `[N, L, D]`, dtype, **view) -> images `[N, H, W, 3]`,
-            and a dict of activations by name. Its `affine_layers()` are the trainable
+            and a dict of activations by name. StyleGAN2's and EG3D's also take
+            `noise_seed`. Its `affine_layers()` are the trainable
             layers that read style vectors, each with the index of its style vector.
         feature_name: name of the activation that the loss compares: that which the last
             output head reads, or a 3D generator's planes.
@@ -133,15 +135,18 @@ class ImagePass:
     Weights are arguments, so the original and every unlearned copy share one program.
     """
 
-    def __init__(self, generator: Generator, batch: int):
+    def __init__(self, generator: Generator, batch: int, random_noise: bool = False):
         """Prepares the pass.
 
         Args:
             generator: any generator of the architecture.
             batch: number of images in one pass.
+            random_noise: whether noise is drawn instead of the stored noise, another
+                one for this generator than for all others; for `config.compat`.
         """
         graph, _ = nnx.split(generator.synthesis)
         self.batch = batch
+        self._generator, self._random_noise = generator, random_noise
 
         @jax.jit
         def images(
@@ -166,6 +171,11 @@ class ImagePass:
                 camera.
         """
         state = nnx.state(generator.synthesis)
+        if self._random_noise:
+            # The same for the same codes, whatever was generated before.
+            drawn = [zlib.crc32(np.asarray(w).tobytes()), generator is self._generator]
+            seeds = np.random.default_rng(drawn).integers(1 << 32, size=len(w))
+            view["noise_seed"] = seeds.astype(np.uint32)
 
         def images(w: np.ndarray, *views: np.ndarray) -> jax.Array:
             return self._images(state, w, dict(zip(view, views, strict=True)))

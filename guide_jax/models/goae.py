@@ -3,7 +3,7 @@
 All layers share a base code, and all but the first add an offset to it. The offsets
 come in three groups, from coarse to fine: queries that are computed from the whole face
 attend to a feature map, which is larger in finer groups. The published encoder was
-trained group by group; this is its final stage, for inference.
+trained group by group; this is its final stage.
 """
 
 import itertools
@@ -16,11 +16,12 @@ from flax import nnx
 from jaxtyping import Float
 
 from guide_jax.models.shapes import Array
-from guide_jax.models.swin import Swin, norm, sides
+from guide_jax.models.swin import Swin, folded, norm, sides
 
 STAGES = 4  # a query map, and a map for each of three groups
 LEAKY_SLOPE = 0.01  # PyTorch's default, not StyleGAN2's 0.2
 ATTENTION_HEADS = 4
+DROPOUT = 0.1  # in the cross-attentions, in training
 
 
 class MLP(nnx.Module):
@@ -67,16 +68,39 @@ class CrossAttention(nnx.Module):
         self.contract = nnx.Linear(2 * w_dim, w_dim, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "N K D"], tokens: Float[Array, "N T D"]
+        self,
+        x: Float[Array, "N K D"],
+        tokens: Float[Array, "N T D"],
+        key: jax.Array | None = None,
     ) -> Float[Array, "N K D"]:
-        """Maps queries [N, K, D] and tokens [N, T, D] to [N, K, D]."""
-        query, key, value = (
+        """Maps queries [N, K, D] and tokens [N, T, D] to [N, K, D].
+
+        With a random key, there is dropout, as in training.
+        """
+        queries, keys, values = (
             y.reshape(*y.shape[:2], ATTENTION_HEADS, -1)
             for y in (self.query(x), self.key(tokens), self.value(tokens))
         )
-        found = jax.nn.dot_product_attention(query, key, value)
-        x = self.norm(x + self.out(found.reshape(x.shape)))
-        return x + self.contract(jax.nn.relu(self.expand(x)))
+        found = nnx.dot_product_attention(
+            queries,
+            keys,
+            values,
+            dropout_rng=folded(key, 0),
+            dropout_rate=0.0 if key is None else DROPOUT,
+            broadcast_dropout=False,
+        )
+        x = self.norm(x + _dropped(self.out(found.reshape(x.shape)), folded(key, 1)))
+        hidden = _dropped(jax.nn.relu(self.expand(x)), folded(key, 2))
+        return x + _dropped(self.contract(hidden), folded(key, 3))
+
+
+def _dropped(x: Float[Array, "N K C"], key: jax.Array | None) -> Float[Array, "N K C"]:
+    """Dropout; nothing changes without a key."""
+    if key is None:
+        return x
+    return jnp.where(
+        jax.random.bernoulli(key, 1 - DROPOUT, x.shape), x / (1 - DROPOUT), 0
+    )
 
 
 class GOAE(nnx.Module):
@@ -170,21 +194,25 @@ class GOAE(nnx.Module):
             "pretrained_windows": self.pretrained_windows,
         }
 
-    def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N L D"]:
+    def __call__(
+        self, images: Float[Array, "N H W 3"], key: jax.Array | None = None
+    ) -> Float[Array, "N L D"]:
         """Encodes faces in EG3D's crop, `[N, H, W, 3]` in [-1, 1], of any size.
 
-        They are resized bicubically with antialiasing, as by Pillow.
+        They are resized bicubically with antialiasing, as by Pillow. With a random key,
+        dropout and stochastic depth are on, as in training, for `config.compat`.
         """
-        base, offsets = self.parts(images)
+        base, offsets = self.parts(images, key)
         return jnp.concatenate([base, base + offsets], axis=1)
 
     def parts(
-        self, images: Float[Array, "N H W 3"]
+        self, images: Float[Array, "N H W 3"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "N 1 D"], Float[Array, "N _ D"]]:
         """Returns the base code, and what is added to it in all layers but the first.
 
         Args:
             images: as in `__call__`.
+            key: as in `__call__`.
 
         Returns:
             [N, 1, D] and [N, L - 1, D].
@@ -192,7 +220,8 @@ class GOAE(nnx.Module):
         shape = (len(images), self.input_size, self.input_size, 3)
         images = jax.image.resize(images, shape, "cubic", precision="highest")
         fine, middle, coarse, query, last = (
-            x.reshape(len(x), -1, x.shape[-1]) for x in self.trunk(images)
+            x.reshape(len(x), -1, x.shape[-1])
+            for x in self.trunk(images, folded(key, 0))
         )  # [N, T, C] each
         offsets: list[Float[Array, "N K D"]] = []
         tokens = None
@@ -202,5 +231,7 @@ class GOAE(nnx.Module):
                 smaller = tokens.swapaxes(1, 2)
                 found = found + self.enlarge[i - 1](smaller).swapaxes(1, 2)
             tokens = found
-            offsets.append(self.attentions[i](self.queries[i](query), tokens))
+            offsets.append(
+                self.attentions[i](self.queries[i](query), tokens, folded(key, 1, i))
+            )
         return self.base(last), jnp.concatenate(offsets, axis=1)

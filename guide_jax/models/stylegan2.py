@@ -24,6 +24,7 @@ from guide_jax.models import ops
 from guide_jax.models.shapes import Array
 
 NOISE_MODES = ("const", "none")
+Noise = str | jax.Array  # one of these, or keys [N] that draw the noise
 
 
 class Mapping(nnx.Module):
@@ -81,6 +82,13 @@ class Mapping(nnx.Module):
         return jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
 
 
+def _folded(noise: Noise, index: int) -> Noise:
+    """Returns the noise of a part of the network; keys are other ones in each."""
+    if isinstance(noise, str):
+        return noise
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(noise)
+
+
 def check_input(w: Float[Array, "... L D"], num_ws: int, noise: str) -> None:
     """Raises ValueError unless w is [N, num_ws, D] and the noise mode is known."""
     if w.ndim != 3 or w.shape[1] != num_ws:
@@ -115,11 +123,15 @@ class SynthesisLayer(nnx.Module):
         self.noise_const = ops.Buffer(ops.normal(rngs, (resolution, resolution)))
 
     def __call__(
-        self, x: Float[Array, "N H W I"], w: Float[Array, "N D"], noise: str
+        self, x: Float[Array, "N H W I"], w: Float[Array, "N D"], noise: Noise
     ) -> Float[Array, "N h w O"]:
         """Maps x [N, H, W, I] with w [N, D] to [N, H, W, O] or [N, 2H, 2W, O]."""
         y = ops.modulated_conv(x, self.weight[...], self.affine(w), up=self.up)
-        if noise == "const":
+        if not isinstance(noise, str):
+            size = y.shape[1:3]
+            planes = jax.vmap(lambda key: jax.random.normal(key, size, y.dtype))(noise)
+            y = y + planes[..., None] * self.noise_strength[...]
+        elif noise == "const":
             plane = self.noise_const[...] * self.noise_strength[...]  # [H, W]
             y = y + plane[None, :, :, None]
         y = y + ops.channelwise(self.bias[...], y)
@@ -195,7 +207,7 @@ class SynthesisBlock(nnx.Module):
         x: Float[Array, "N H W I"] | None,
         image: Float[Array, "N H W C"] | None,
         w: Float[Array, "N K D"],
-        noise: str,
+        noise: Noise,
         dtype: jax.typing.DTypeLike | None = None,
     ) -> dict[str, Float[Array, "N _ _ _"]]:
         """Runs the block.
@@ -204,7 +216,7 @@ class SynthesisBlock(nnx.Module):
             x: the previous block's activations [N, H, W, I]; None in the first block.
             image: the previous block's image [N, H, W, C]; None in the first block.
             w: the block's codes, one per layer: [N, 3, D], or [N, 2, D] in the first.
-            noise: 'const' or 'none'.
+            noise: 'const', 'none', or keys [N] that draw it.
             dtype: dtype of the first block's activations; later blocks use x's dtype.
 
         Returns:
@@ -216,8 +228,8 @@ class SynthesisBlock(nnx.Module):
             const = self.const[...].astype(dtype or self.const.dtype)
             x = jnp.broadcast_to(const, (w.shape[0], *const.shape))
         else:
-            x = out["conv0"] = self.conv0(x, w[:, 0], noise)
-        out["x"] = self.conv1(x, w[:, -2], noise)
+            x = out["conv0"] = self.conv0(x, w[:, 0], _folded(noise, 0))
+        out["x"] = self.conv1(x, w[:, -2], _folded(noise, 1))
         rgb = self.torgb(out["x"], w[:, -1])
         out["img"] = rgb if image is None else ops.upsample(image) + rgb
         return out
@@ -259,6 +271,8 @@ class Synthesis(nnx.Module):
         w: Float[Array, "... L D"],  # any rank: check_input's error is plainer
         noise: str = "const",
         dtype: jax.typing.DTypeLike | None = None,
+        *,
+        noise_seed: jax.Array | None = None,
     ) -> tuple[Float[Array, "N H W C"], dict[str, Float[Array, "N _ _ _"]]]:
         """Synthesises images from codes.
 
@@ -266,6 +280,8 @@ class Synthesis(nnx.Module):
             w: [N, L, D].
             noise: 'const' for the stored noise, 'none' for no noise.
             dtype: dtype of the convolutions; None for the parameters'.
+            noise_seed: uint32 [N], from which each image's noise is drawn, instead of
+                `noise`; for `config.compat`.
 
         Returns:
             The images [N, H, W, C], about [-1, 1] and not clipped, and the activations
@@ -277,11 +293,13 @@ class Synthesis(nnx.Module):
         """
         check_input(w, self.num_ws, noise)
         x, image = None, cast(Any, None)
+        keys = noise if noise_seed is None else jax.vmap(jax.random.key)(noise_seed)
         activations: dict[str, Array] = {}
         for i, resolution in enumerate(self.resolutions):
             # A block's toRGB shares its code with the next block's first layer.
             block_w = w[:, max(2 * i - 1, 0) : 2 * i + 2]
-            out = getattr(self, f"b{resolution}")(x, image, block_w, noise, dtype)
+            drawn = _folded(keys, i)
+            out = getattr(self, f"b{resolution}")(x, image, block_w, drawn, dtype)
             x, image = out["x"], out["img"]
             activations |= {f"b{resolution}.{name}": a for name, a in out.items()}
         return image, activations

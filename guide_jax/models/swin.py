@@ -1,6 +1,6 @@
 """Swin Transformer V2 (arXiv 2111.09883): attention within windows of a feature map.
 
-The trunk of GOAE's encoder, for inference: dropout and stochastic depth are off.
+The trunk of GOAE's encoder. Stochastic depth is off, except in `config.compat`.
 """
 
 import functools
@@ -21,6 +21,7 @@ MLP_RATIO = 4
 BIAS_HIDDEN = 512  # hidden units of the network that computes the position bias
 BIAS_LIMIT = 16.0
 LARGEST_SCALE = 100.0  # of the cosines between queries and keys
+DROP_PATH = 0.2  # published rate of stochastic depth in the last block
 NORM_EPSILON = 1e-5  # PyTorch's; Flax's is 1e-6
 
 
@@ -113,11 +114,19 @@ class Block(nnx.Module):
         self.contract = nnx.Linear(MLP_RATIO * channels, channels, rngs=rngs)
         self.norm2 = norm(channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "N S S C"]) -> Float[Array, "N S S C"]:
-        """Maps [N, S, S, C] to [N, S, S, C]; S is a multiple of the window."""
-        x = x + self.norm1(self._attend(x))
+    def __call__(
+        self,
+        x: Float[Array, "N S S C"],
+        rate: float = 0.0,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "N S S C"]:
+        """Maps [N, S, S, C] to [N, S, S, C]; S is a multiple of the window.
+
+        With a key, each branch of an image is left out with probability `rate`.
+        """
+        x = x + _kept(self.norm1(self._attend(x)), rate, key, 0)
         hidden = jax.nn.gelu(self.expand(x), approximate=False)
-        return x + self.norm2(self.contract(hidden))
+        return x + _kept(self.norm2(self.contract(hidden)), rate, key, 1)
 
     def _attend(self, x: Float[Array, "N S S C"]) -> Float[Array, "N S S C"]:
         N, S, _, C = x.shape
@@ -210,22 +219,43 @@ class Swin(nnx.Module):
         self.norm_out = norm(width << (len(depths) - 1), rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "N S S 3"]
+        self, images: Float[Array, "N S S 3"], key: jax.Array | None = None
     ) -> list[Float[Array, "N _ _ _"]]:
         """Returns each stage's input, then the normalised output of the last.
 
         Args:
             images: [N, input_size, input_size, 3].
+            key: draws which branches are left out, as in training; None keeps all.
         """
+        count = sum(len(blocks) for blocks in self.blocks)
+        rates = iter(np.linspace(0, DROP_PATH, count))
         x = self.norm_in(self.embed(images))
         maps = [x]
         for stage, blocks in enumerate(self.blocks):
             if stage:
                 x = self.merges[stage - 1](x)
                 maps.append(x)
-            for block in blocks:
-                x = block(x)
+            for i, block in enumerate(blocks):
+                x = block(x, float(next(rates)), folded(key, stage, i))
         return [*maps, self.norm_out(x)]
+
+
+def folded(key: jax.Array | None, *parts: int) -> jax.Array | None:
+    """Returns a part's key, from the whole's; None for None."""
+    for part in parts:
+        key = None if key is None else jax.random.fold_in(key, part)
+    return key
+
+
+def _kept(
+    x: Float[Array, "N S S C"], rate: float, key: jax.Array | None, branch: int
+) -> Float[Array, "N S S C"]:
+    """Stochastic depth: leaves out an image's branch, and scales those that stay."""
+    if key is None or not rate:
+        return x
+    key = jax.random.fold_in(key, branch)
+    keep = jax.random.bernoulli(key, 1 - rate, (len(x), 1, 1, 1))
+    return jnp.where(keep, x / (1 - rate), 0)
 
 
 def sides(input_size: int, stages: int) -> list[int]:

@@ -64,6 +64,8 @@ def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
         hashes: role -> hash of the run's network.
     """
     settings = {k: v for k, v in config.fields.items() if k not in NOT_TRAINING}
+    if not config.training.compat:  # as in results of earlier versions
+        del settings["compat"]
     if config.training.fold:  # it ignores most of the paper's settings
         del settings["target"]
         settings["loss"] = {"psi": config.training.sampling.psi}
@@ -89,6 +91,7 @@ def of_measures(
     # Only attacks use the encoder if there are no photos.
     unused = {"encoder"} if not config.source.image else set()
     used = {role: x for role, x in hashes.items() if role not in unused}
+    settings += ["compat"] * config.training.compat
     return of([*settings, used, [of_file(path) for path in files], fid])
 
 

@@ -25,6 +25,7 @@ KINDS = {
     "detector": ("mtcnn",),
     "inception": ("inception",),
 }
+COMPATIBLE = "stylegan2", "eg3d"  # generators for config.compat
 BUNDLE = Path(__file__).parents[1] / "demo_weights"
 BUNDLED = "demo:"  # prefix of paths in the bundle
 
@@ -97,6 +98,12 @@ def load_networks(config: Config) -> Networks:
             networks[role], networks["generator"]
         ):
             del networks[role]  # attacks do without it
+    kind = networks["generator"].kind
+    if config.training.compat and kind not in COMPATIBLE:
+        raise InputError(
+            f"config.compat is for {' and '.join(COMPATIBLE)} generators, but"
+            f" {paths['generator']} is a {kind}; leave it out"
+        )
     _check_lpips(config, networks, paths["lpips"])
     hashes = {role: network_hash(network) for role, network in networks.items()}
     files = {

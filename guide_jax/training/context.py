@@ -32,6 +32,8 @@ class StepContext:
         optimizer: Adam.
         weights: the losses' weights.
         compute: numerical settings (dtype, LPIPS resolution).
+        compat: whether student and source draw noise and samples along rays each for
+            itself, as published.
     """
 
     graph: nnx.GraphDef
@@ -44,6 +46,7 @@ class StepContext:
     optimizer: optax.GradientTransformation
     weights: LossWeights
     compute: Compute
+    compat: bool = False
 
     def constants(self) -> dict[str, Tree]:
         """Returns the frozen leaves, which the step takes as an argument.
@@ -64,6 +67,7 @@ def make_context(
     weights: LossWeights,
     learning_rate: float | optax.Schedule,
     compute: Compute = FLOAT32,
+    compat: bool = False,
 ) -> StepContext:
     """Splits a generator for training; the student starts as a copy of `source`."""
     # mypy does not accept `...` as a filter.
@@ -80,6 +84,7 @@ def make_context(
         optimizer=optax.adam(learning_rate),
         weights=weights,
         compute=compute,
+        compat=compat,
     )
 
 

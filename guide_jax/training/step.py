@@ -58,7 +58,11 @@ def draw_latents(
     alpha = jax.random.uniform(key_alpha, (num_adjacent,)) * sampling.alpha_max
     w_ra, w_rg = w_r[:num_adjacent], w_r[num_adjacent:]
     # The split above gave the keys 0 and 1.
-    view = context.draw_view(jax.random.fold_in(key, 2), len(w_u) + len(w_r))
+    count = len(w_u) + len(w_r)
+    view = context.draw_view(jax.random.fold_in(key, 2), count)
+    if context.compat:
+        seeds = jax.random.bits(jax.random.fold_in(key, 3), (count,), "uint32")
+        view["noise_seed"] = seeds
     return step_latents(w_u, w_target, w_ra, alpha, w_rg, view)
 
 
@@ -85,20 +89,31 @@ def loss_fn(
     merged = nnx.merge(context.loss_networks[0], constants["loss_networks"])
     networks = LossNetworks(merged["lpips"], merged["identity"])
 
-    def inputs(parameters: Tree, w: jax.Array) -> LossInputs:
+    def inputs(parameters: Tree, w: jax.Array, view: dict) -> LossInputs:
         synthesis = nnx.merge(context.graph, parameters, constants["frozen"])
         num_pairs = len(weights.identity)
-        settings = num_pairs, context.compute, latents.view
+        settings = num_pairs, context.compute, view
         return loss_inputs(synthesis, w, networks, *settings)
 
+    view = _drawn_again(latents.view) if context.compat else latents.view
     with jax.named_scope("source"):
-        source = jax.lax.stop_gradient(inputs(constants["source"], latents.source))
+        found = inputs(constants["source"], latents.source, view)
+        source = jax.lax.stop_gradient(found)
     with jax.named_scope("student"):
-        made = inputs(student, latents.student)
+        made = inputs(student, latents.student, latents.view)
     lpips_distance = partial(networks.lpips.raw_distance, dtype=made.features.dtype)
     with jax.named_scope("losses"):
         values = pair_terms(made, source, lpips_distance)
     return weighted_sum(values, weights), values
+
+
+def _drawn_again(view: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the same cameras with other noise and other samples along rays."""
+    other = dict(view)
+    if "key" in view:
+        other["key"] = jax.vmap(lambda key: jax.random.fold_in(key, 1))(view["key"])
+    other["noise_seed"] = ~view["noise_seed"]
+    return other
 
 
 def gradients(

@@ -60,6 +60,7 @@ class Trainer:
             settings.weights,
             _learning_rate(settings),
             settings.compute,
+            settings.compat,
         )
         self._constants = self._devices.replicate(self._context.constants())
         self._measured: MeasureOptimizer | None = None

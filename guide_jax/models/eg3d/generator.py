@@ -74,6 +74,7 @@ class Synthesis(nnx.Module):
         *,
         camera: Array | None = None,
         key: jax.Array | None = None,
+        noise_seed: jax.Array | None = None,
     ) -> tuple[Float[Array, "N H W 3"], dict[str, Float[Array, "N _ _ _"]]]:
         """Synthesises images from codes.
 
@@ -85,6 +86,8 @@ class Synthesis(nnx.Module):
                 for the front.
             key: keys [N] that draw the samples along each image's rays, for training;
                 None spreads them evenly.
+            noise_seed: uint32 [N], from which the backbone's noise is drawn, instead
+                of `noise`; for `config.compat`.
 
         Returns:
             The images [N, H, W, 3], about [-1, 1] and not clipped, and the backbone's
@@ -94,7 +97,7 @@ class Synthesis(nnx.Module):
             ValueError: w does not hold L vectors, the noise mode is unknown, or
                 `camera` has another shape.
         """
-        planes, activations = self.backbone(w, noise, dtype)
+        planes, activations = self.backbone(w, noise, dtype, noise_seed=noise_seed)
         features, _ = self.render(planes, camera=camera, key=key)
         return self.superresolution(features, w[:, -1], dtype), activations
 
