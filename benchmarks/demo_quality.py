@@ -23,10 +23,10 @@ from guide_jax.experiment.modes import run
 from guide_jax.reports.terminal import mean_and_deviation
 
 CONFIGS = {"demo": demo, "demo_128": demo_128}
-FOLD = "fold"  # the demos' own method
+OWN = "own"  # the demos' own method
 GUIDE_STEPS = {"demo": 500, "demo_128": 250}  # of the other methods
 METHODS: dict[str, dict[str, Any]] = {
-    FOLD: {},
+    OWN: {},
     "extra": {},
     "average": {"target.name": "average"},
     # The paper's baseline: no loss keeps the person's neighbours or the others.
@@ -49,7 +49,7 @@ def settings(name: str, method: str, seeds: Sequence[int], others: int) -> Confi
         others: number of other people who are measured.
     """
     config = CONFIGS[name].get_config()
-    if method != FOLD:
+    if method != OWN:
         use_guide(config)
         config.steps = GUIDE_STEPS[name]
         config.update_from_flattened_dict(METHODS[method])

@@ -23,7 +23,7 @@ from guide_jax.experiment.modes import run
 from guide_jax.reports.terminal import mean_and_deviation
 from guide_jax.storage.run_folder import ATTACKS, PEOPLE
 
-COMPARED = "fold", "extra", "average_local_only"
+COMPARED = "own", "extra", "average_local_only"
 GROUPS = "original", "unlearned", "strangers"
 COLUMNS = "id", "id_strangers", "id_kept", "id_kept_worst", "lpips_kept", "lpips_target"
 

@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
     config.steps = 1000  # training steps per person
     # How the generator forgets. "guide": the paper's target and losses, `target` and
     # `loss` below. "fold": the map of codes to targets in `fold` below, learned from
-    # activations. docs/forgetting.md compares them.
+    # activations. "erase": the person's directions are taken out of all codes, without
+    # training (steps = 0). docs/forgetting.md compares them.
     config.method = "guide"
     # dtype of the training step's activations and of its convolutions' inputs and
     # outputs: "float32" or "bfloat16". Parameters, sums, images and losses stay
@@ -138,12 +139,6 @@ def get_config() -> ConfigDict:
     # gain * x, at most `limit`, towards a replacement: of 64 random people, the one who
     # leaves the person least similar. Otherwise it moves to its other side.
     fold.replace = False
-    # Whether the layers that read codes are edited in closed form, which takes seconds,
-    # before the first step. With steps=0, that is all.
-    fold.edit = False
-    # Weight of the person's neighbourhood in the edit, relative to others'. The higher,
-    # the more is forgotten and the less are others kept.
-    fold.edit_strength = 3.0
     # Largest component of the random people who are moved towards the person for
     # training, relative to the person's own.
     fold.reach = 1.3
@@ -159,6 +154,20 @@ def get_config() -> ConfigDict:
     # Learning rate of the layers that read codes, along the measures only and relative
     # to their weights' size. Plain gradients are small where codes hardly vary.
     fold.affine_rate = 0.0
+
+    # The method "erase". A direction from the mean code to the person is taken out of
+    # every code, so that no code has it. Then the person is searched for, and what the
+    # search finds is taken out, too.
+    config.erase = erase = ConfigDict()
+    erase.rounds = 3  # number of searches
+    erase.steps = 50  # steps of each search
+    # How far people's covariance is shrunk (see fold.shrinkage) when a direction is
+    # taken out. The smaller, the better are others kept, and the more is left of the
+    # person for an attacker who searches.
+    erase.shrinkage = 0.5
+    # How far the person's code moves towards a replacement identity: of 64 random
+    # people, the one who leaves the person least similar.
+    erase.limit = 12.0
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
     # terms, multiplied by its `weight`.

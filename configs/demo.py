@@ -30,17 +30,9 @@ def get_config() -> ConfigDict:
     # Truncation at which the bundled generators' images look best.
     config.source.psi = 0.7
     config.loss.psi = 0.7
-    # The fold forgets more than one code, and keeps others better than the paper's
-    # losses do (docs/forgetting.md).
-    config.method = "fold"
-    # The edit alone, which takes seconds. Steps may follow it, but change little.
+    # No code has what is erased, and nothing is trained (docs/forgetting.md).
+    config.method = "erase"
     config.steps = 0
-    config.optimizer.learning_rate = 1e-3
-    config.fold.discriminant = config.fold.replace = config.fold.edit = True
-    config.fold.threshold, config.fold.gain, config.fold.limit = 4.0, 5.0, 16.0
-    config.fold.adjacent, config.fold.others = 3, 10
-    config.fold.others_weight, config.fold.edge = 2.0, 0.7
-    config.fold.affine_rate = 1e-2
     config.evaluate.others = 40
 
     config.attack.after_training = (

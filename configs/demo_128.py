@@ -7,7 +7,7 @@ The README lists the expected results.
 
 from ml_collections import ConfigDict
 
-from configs import default, demo
+from configs import demo
 
 
 def get_config() -> ConfigDict:
@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.name = "demo_128"
     config.networks.generator.path = "demo:mobilestylegan_128.npz"
     # For photos; see benchmarks/README.md.
+    config.method = "fold"
     config.steps = 250
     config.optimizer.learning_rate = 1e-3
-    config.fold = default.get_config().fold
     config.attack.strangers = "generator:demo:stylegan2_64.npz"
     return config

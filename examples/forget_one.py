@@ -29,7 +29,7 @@ def main(workdir: Path, **changes: object) -> dict:
     found = latents(guide_jax.sampled(seed=3))
     codes = found.codes  # w_u and w_target, [P, L, D]
     train = guide_jax.make_trainer(config, networks)
-    unlearned = train(codes.w_u, codes.w_target, fold_map=found.fold_map)
+    unlearned = train(codes.w_u, codes.w_target, changes=found.changes)
 
     judges = {"judge": guide_jax.cropping_judge(networks["judge"], batch=10)}
     evaluator = guide_jax.Evaluator(generator, networks["lpips"], judges)

@@ -15,6 +15,7 @@ from guide_jax.config_types import (
     Attack,
     Compute,
     Config,
+    Erase,
     Evaluate,
     Fold,
     LossWeights,
@@ -102,6 +103,7 @@ def read(fields: ConfigDict | Config) -> Config:
             codes_per_step=fields.fold.own if folds else fields.source.codes_per_step,
             compat=fields.compat,
             fold=Fold(**fields.fold) if folds else None,
+            erase=Erase(**fields.erase) if fields.method == "erase" else None,
         ),
         evaluate=Evaluate(
             **dict(evaluate.items())

@@ -17,7 +17,7 @@ from guide_jax.faces.variants import ALTERATIONS
 COMPUTE = ("float32", "bfloat16")
 PRECISIONS = ("default", "high", "highest")
 ACCUMULATION = ("auto", "always", "never")
-METHODS = ("guide", "fold")
+METHODS = ("guide", "fold", "erase")
 SHARED = ("latents", "people")
 SCENARIOS = ("random", "in_domain", "out_of_domain")
 JUDGE_ALIGNMENTS = ("crop", "mtcnn")
@@ -152,6 +152,11 @@ def _check_choices(fields: ConfigDict) -> None:
             raise InputError(
                 f"config.{name} is {value!r}; choose one of {', '.join(known)}"
             )
+    if fields.method == "erase" and fields.steps:
+        raise InputError(
+            "config.method='erase' takes no training steps, which would bring the"
+            " person back; set --config.steps=0"
+        )
     if fields.compat and fields.method != "guide":
         raise InputError(
             "config.compat is for the published method; set --config.method=guide"

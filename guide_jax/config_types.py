@@ -83,10 +83,6 @@ class Fold:
             towards the replacement.
         replace: whether codes lose their component and move towards a replacement
             identity. Otherwise they move to the direction's other side.
-        edit: whether the layers that read codes are edited in closed form before the
-            first step (see `training/edit.py`).
-        edit_strength: weight of the person's neighbourhood in the edit, relative to
-            others.
         reach: largest component of the adjacent codes, relative to the person's.
         resolution: side of the largest activations that are compared, in pixels.
         own: number of the person's codes in a step.
@@ -105,8 +101,6 @@ class Fold:
     gain: float
     limit: float
     replace: bool
-    edit: bool
-    edit_strength: float
     reach: float
     resolution: int
     own: int
@@ -115,6 +109,24 @@ class Fold:
     others_weight: float
     edge: float
     affine_rate: float
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Settings of the method "erase".
+
+    Attributes:
+        rounds: how often what is left of the person is searched for, and erased.
+        steps: steps of each search.
+        shrinkage: of the covariance that the projections are along, relative to its
+            largest eigenvalue.
+        limit: length of the replacement, in the L2 norm over `[L, D]`.
+    """
+
+    rounds: int
+    steps: int
+    shrinkage: float
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,8 @@ class Training:
         codes_per_step: how many of a person's codes each step takes, in turn; 0 for
             all.
         compat: whether noise is drawn as in the published code.
-        fold: settings of the method "fold"; None for the paper's method.
+        fold: settings of the method "fold"; None for other methods.
+        erase: settings of the method "erase"; None for other methods.
     """
 
     steps: int
@@ -147,6 +160,7 @@ class Training:
     codes_per_step: int = 0
     compat: bool = False
     fold: Fold | None = None
+    erase: Erase | None = None
 
 
 @dataclass(frozen=True)

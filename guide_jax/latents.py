@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guide_jax import batching, inversion, target
-from guide_jax.config_types import Config
+from guide_jax.config_types import Config, Fold
 from guide_jax.console import Console
+from guide_jax.erasure import Eraser
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.align import Prepared, prepare_photo
 from guide_jax.faces.variants import MIRRORED, variants
@@ -19,11 +20,15 @@ from guide_jax.models import arcface
 from guide_jax.models.generator import ImagePass, make_mapping, z_of_seed
 from guide_jax.models.network import jitted
 from guide_jax.people import Person
+from guide_jax.search import Search
 from guide_jax.storage.locate import Networks
 from guide_jax.target import FoldMap
 
 CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the fold's measures
 CANDIDATES, CANDIDATE_SEED = 64, 9002  # number and seed of possible replacements
+# Of the search for what is left of an erased person: learning rate in standard
+# deviations of the generator's people, and codes at a time.
+SEARCH_RATE, SEARCHED = 0.05, 4
 COMPARED = 4  # the person's codes, at most, for which each of them is tried
 
 
@@ -33,7 +38,7 @@ class Codes(NamedTuple):
     Attributes:
         w_u: the codes to forget, `[P, L, D]`: one for each photo that was used, then
             those of altered copies. For a sampled person, the person's code, then, for
-            the fold, the encoder's codes of its image and of altered copies.
+            other methods, the encoder's codes of its image and of altered copies.
         w_target: their targets, `[P, L, D]`; with the paper's method, all rows are
             equal.
         tests: the codes of the person's other photos, `[T, L, D]`.
@@ -66,6 +71,7 @@ class Found(NamedTuple):
             person.
         tests: the photos that test it.
         fold_map: for the fold, the directions of the person's codes.
+        changes: to erase, how codes change, `[L, D, D]`.
     """
 
     codes: Codes
@@ -73,6 +79,21 @@ class Found(NamedTuple):
     photos: Photos
     tests: Photos
     fold_map: FoldMap | None = None
+    changes: np.ndarray | None = None
+
+
+class Moves(NamedTuple):
+    """Where a person's codes move.
+
+    Attributes:
+        targets: `[P, L, D]`.
+        fold_map: see `Found`.
+        changes: see `Found`.
+    """
+
+    targets: np.ndarray
+    fold_map: FoldMap | None = None
+    changes: np.ndarray | None = None
 
 
 class LatentFinder:
@@ -100,7 +121,7 @@ class LatentFinder:
         self._detector = networks.get("detector")
         self._mapping = make_mapping(self._generator, config.source.psi)
         self._images = ImagePass(self._generator, 1)
-        self._identity = networks.get("identity")
+        self._networks = networks
         self.prior: inversion.Prior | None = None
         if encoder := networks.get("encoder"):
             self.prior = inversion.make_prior(self._generator)
@@ -130,39 +151,39 @@ class LatentFinder:
     def _of_photos(self, person: Person) -> Found:
         photos, skipped = self._read(person.photos)
         tests, further = self.read(person.tests)
-        w_u = self._invert(photos.images)
+        shown, w_u = photos.images, self._invert(photos.images)
         mean = w_u.mean(axis=0, keepdims=True)
         groups = np.zeros(len(w_u), int)
         if len(w_u) == 1:
-            copies = variants(photos.images, self._config.source.variants)
+            copies = variants(shown, self._config.source.variants)
             w_u = np.concatenate([w_u, self._invert(copies, w_u)])
             groups = np.append(groups, _groups_of_copies(len(copies)))
-        w_target, fold_map = self._targets(w_u, mean, groups)
-        codes = Codes(w_u, w_target, _finite(self._invert(tests.images)))
-        return Found(codes, skipped + further, photos, tests, fold_map)
+            shown = np.concatenate([shown, copies])
+        moves = self._moves(w_u, mean, groups, shown, w_u)
+        codes = Codes(w_u, moves.targets, _finite(self._invert(tests.images)))
+        ways = moves.fold_map, moves.changes
+        return Found(codes, skipped + further, photos, tests, *ways)
 
     def _of_seed(self, person: Person) -> Found:
         assert person.seed is not None  # a person has photos or a seed
-        generator = self._generator
+        generator, training = self._generator, self._config.training
         w_u = mean = np.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
-        groups = np.zeros(1, int)
-        at_mean = np.allclose(w_u, generator.mapping.w_avg[...], atol=1e-6)
-        if self.prior and self._config.training.fold and not at_mean:
-            encoded = self._encoded(w_u)
-            w_u = np.concatenate([w_u, encoded])
-            groups = np.concatenate([groups, [1], 1 + _groups_of_copies(len(w_u) - 2)])
-        w_target, fold_map = self._targets(w_u, mean, groups)
+        w_avg = np.asarray(generator.mapping.w_avg[...])
+        groups, starts = np.zeros(1, int), np.broadcast_to(w_avg, w_u.shape)
+        shown = self._images(generator, w_u)
+        at_mean = np.allclose(w_u, w_avg, atol=1e-6)
+        if self.prior and (training.fold or training.erase) and not at_mean:
+            # An attacker who has a picture of a sampled person finds the encoder's
+            # codes of the picture and of its altered copies.
+            copies = variants(shown, self._config.source.variants)
+            shown = np.concatenate([shown, copies])
+            starts = self.encode(shown)
+            w_u = np.concatenate([w_u, starts])
+            groups = np.concatenate([groups, [1], 1 + _groups_of_copies(len(copies))])
+        moves = self._moves(w_u, mean, groups, shown, starts)
         nothing, _ = self.read(())
-        return Found(Codes(w_u, w_target, w_u[:0]), [], nothing, nothing, fold_map)
-
-    def _encoded(self, w: np.ndarray) -> np.ndarray:
-        """Returns the encoder's codes of a code's image and its altered copies.
-
-        An attacker who has a picture of a sampled person finds these.
-        """
-        image = self._images(self._generator, w)
-        copies = variants(image, self._config.source.variants)
-        return self.encode(np.concatenate([image, copies]))
+        codes = Codes(w_u, moves.targets, w_u[:0])
+        return Found(codes, [], nothing, nothing, moves.fold_map, moves.changes)
 
     def encode(self, photos: np.ndarray) -> np.ndarray:
         """Returns the encoder's codes `[n, L, D]` of photos `[n, H, W, 3]`, unrefined.
@@ -172,46 +193,71 @@ class LatentFinder:
         parts = np.split(photos, len(photos))
         return np.concatenate([np.asarray(self._encode(photo)) for photo in parts])
 
-    def _targets(
-        self, w_u: np.ndarray, mean: np.ndarray, groups: np.ndarray
-    ) -> tuple[np.ndarray, FoldMap | None]:
-        """Returns codes' targets `[P, L, D]`, and the fold's map if it is used.
+    def _moves(
+        self,
+        w_u: np.ndarray,
+        mean: np.ndarray,
+        groups: np.ndarray,
+        shown: np.ndarray,
+        starts: np.ndarray,
+    ) -> Moves:
+        """Returns where codes move, by the config's method.
 
         Args:
             w_u: codes to forget `[P, L, D]`.
             mean: the mean code of the person's photos `[1, L, D]`.
-            groups: each code's group `[P]`. Each has a direction of its own in the map,
-                but without a discriminant all codes share one.
+            groups: each code's group `[P]`. Each has a direction of its own in the
+                fold's map, but without a discriminant all codes share one.
+            shown: images of the person `[n, H, W, 3]`, to search for.
+            starts: where the search for each of them starts, `[n, L, D]`.
 
         Raises:
             InputError: the codes have no target.
         """
         config, w_avg = self._config, self._generator.mapping.w_avg[...]
-        fold, fold_map = config.training.fold, None
-        w_u = _finite(w_u)
-        if fold:
-            k = groups if fold.discriminant else np.zeros_like(groups)
-            fold_map = target.fold_map(
-                [w_u[k == i] for i in range(k.max() + 1)],
-                np.asarray(w_avg),
-                self._crowd,
-                fold,
-            )
-            if fold.replace:
-                fold_map = self._with_replacement(w_u, k, fold_map)
-            made = target.fold_person(
-                jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
-            )
-        else:
-            of = target.TARGETS[config.target.name]
-            made = of(jnp.asarray(mean), w_avg, config.target.distance)
-        w_target = np.array(jnp.broadcast_to(made, w_u.shape))
-        if not np.isfinite(w_target).all():
+        training, w_u = config.training, _finite(w_u)
+        if np.allclose(mean, w_avg, atol=1e-6):
             raise InputError(
                 "the person's code equals the mean code, so it has no direction to move"
                 " in; choose another config.source.seed, or config.source.psi above 0"
             )
-        return w_target, fold_map
+        if training.erase:
+            by_group = [w_u[groups == i] for i in range(groups.max() + 1)]
+            candidates = self.random(CANDIDATE_SEED, CANDIDATES)
+            images = shown, starts, candidates
+            changes = self._eraser(by_group, *images, self._identities)
+            return Moves(self._eraser.moved(w_u, changes), changes=changes)
+        if training.fold:
+            return self._folded(training.fold, w_u, groups)
+        of = target.TARGETS[config.target.name]
+        made = of(jnp.asarray(mean), w_avg, config.target.distance)
+        return Moves(np.array(jnp.broadcast_to(made, w_u.shape)))
+
+    def _folded(self, fold: Fold, w_u: np.ndarray, groups: np.ndarray) -> Moves:
+        w_avg = self._generator.mapping.w_avg[...]
+        k = groups if fold.discriminant else np.zeros_like(groups)
+        by_group = [w_u[k == i] for i in range(k.max() + 1)]
+        fold_map = target.fold_map(by_group, np.asarray(w_avg), self._crowd, fold)
+        if fold.replace:
+            fold_map = self._with_replacement(w_u, k, fold_map)
+        made = target.fold_person(
+            jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
+        )
+        return Moves(np.array(made), fold_map)
+
+    @functools.cached_property
+    def _eraser(self) -> Eraser:
+        settings = self._config.training.erase
+        assert settings
+        search = Search(
+            self._generator,
+            self._networks["lpips"],
+            self._networks["identity"],
+            self.prior or inversion.make_prior(self._generator),
+            SEARCH_RATE,
+            SEARCHED,
+        )
+        return Eraser(self._generator, search, settings, self._crowd, self._console)
 
     def _with_replacement(
         self, w_u: np.ndarray, k: np.ndarray, fold_map: FoldMap
@@ -246,7 +292,7 @@ class LatentFinder:
 
     @functools.cached_property
     def _embed(self) -> Callable:
-        return jitted(self._identity, arcface.embed)
+        return jitted(self._networks["identity"], arcface.embed)
 
     @functools.cached_property
     def _crowd(self) -> np.ndarray:

@@ -12,11 +12,11 @@ from guide_jax.attacks.context import AttackContext
 from guide_jax.attacks.person import AttackedPerson
 from guide_jax.attacks.relearn import make_relearn
 from guide_jax.attacks.scoring import Scores
-from guide_jax.attacks.search import Search
 from guide_jax.attacks.subjects import Probes
 from guide_jax.attacks.verdict import PHOTOS, Outcome, outcome_of
 from guide_jax.inversion import make_prior
 from guide_jax.models.generator import Generator
+from guide_jax.search import Search
 
 IN_WPLUS, BY_IDENTITY = "search_wplus", "search_identity"
 SEARCHES = "search_w", BY_IDENTITY, IN_WPLUS

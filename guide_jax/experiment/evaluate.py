@@ -423,8 +423,8 @@ def method_of(settings: Mapping[str, Any]) -> str:
     steps = f"{settings['steps']} steps"
     if settings.get("method", "guide") == "guide":
         return f"{steps}, target {settings['target']['name']!r}"
-    if settings["fold"].get("edit"):
-        steps = f"edit and {steps}" if settings["steps"] else "edit"
+    if settings["method"] == "erase":
+        return "method 'erase'"
     return f"{steps}, method {settings['method']!r}"
 
 

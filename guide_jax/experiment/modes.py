@@ -176,7 +176,8 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
             f"there are {processes} processes, which share training steps; only {what}"
             " can use them"
         )
-    if config.training.fold and settings.over == "latents":
+    alone = config.training.fold or config.training.erase
+    if alone and settings.over == "latents":
         if processes > 1 or settings.devices > 1:
             cure = (
                 "only config.method=guide shares steps among processes"
@@ -184,7 +185,8 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
                 else "config.parallel.over=people gives each device a person"
             )
             raise InputError(
-                f"config.method='fold' trains each person on one device; {cure}"
+                f"config.method={config.fields['method']!r} forgets each person on one"
+                f" device; {cure}"
             )
         return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)

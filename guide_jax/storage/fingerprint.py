@@ -66,12 +66,18 @@ def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
     settings = {k: v for k, v in config.fields.items() if k not in NOT_TRAINING}
     if not config.training.compat:  # as in results of earlier versions
         del settings["compat"]
-    if config.training.fold:  # it ignores most of the paper's settings
+    if config.training.erase:  # it ignores all of the paper's settings
+        kept = "method", "erase", "compute", "precision", "seed"
+        settings = {name: settings[name] for name in kept}
+        settings["encoded"] = [hashes.get("encoder"), config.source.variants]
+        settings["psi"] = config.source.psi
+    elif config.training.fold:  # it ignores most of the paper's settings
         del settings["target"]
         settings["loss"] = {"psi": config.training.sampling.psi}
         settings["encoded"] = [hashes.get("encoder"), config.source.variants]
+        del settings["erase"]
     else:
-        del settings["method"], settings["fold"]
+        del settings["method"], settings["fold"], settings["erase"]
     roles = "generator", "lpips", "identity"
     return of([settings, person, [hashes[role] for role in roles]])
 

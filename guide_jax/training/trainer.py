@@ -9,15 +9,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from guide_jax.config_types import Fold, Training
+from guide_jax.config_types import Training
 from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
+from guide_jax.models.edited import edited
 from guide_jax.models.generator import TRAINABLE, Generator, ImagePass
 from guide_jax.target import FoldMap
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
-from guide_jax.training.edit import edit
 from guide_jax.training.fold import MeasureOptimizer, falling, make_fold_step
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup, make_sharded_step
@@ -73,6 +73,8 @@ class Trainer:
     def _make_step(self) -> Callable:
         settings, devices = self._settings, self._devices
         sampling = settings.sampling
+        if settings.erase:  # takes no steps
+            return make_step(self._context, sampling)
         if settings.fold and self._measured:
             return make_fold_step(
                 self._context, settings.fold, self._measured, sampling.psi
@@ -97,6 +99,7 @@ class Trainer:
         w_target: np.ndarray,
         *,
         fold_map: FoldMap | None = None,
+        changes: np.ndarray | None = None,
         on_step: Callable[[int, dict[str, float]], None] = _ignore,
         state: TrainStateStore | None = None,
     ) -> Generator:
@@ -106,6 +109,7 @@ class Trainer:
             w_u: codes to forget `[P, L, D]`.
             w_target: their targets `[P, L, D]`.
             fold_map: the person's directions, if the method is the fold.
+            changes: how codes change, `[L, D, D]`, if the method is to erase.
             on_step: called with each step's index and terms, one step late.
             state: stores checkpoints. If it holds one, training resumes from there, and
                 earlier steps are not reported to `on_step` again.
@@ -122,9 +126,8 @@ class Trainer:
         begin = self._fresh_state(jax.random.key(settings.seed), fold_map)
         begin = state.load(begin) if state else begin
         first, every = int(begin["step"]), state.every if state else 0
-        fold = settings.fold
-        if fold and fold.edit and fold_map and not first:
-            begin["student"] = self._edited(fold, w_u, w_target, fold_map)
+        if changes is not None:
+            begin["student"] = self._edited(changes)
         order = _Order(w_u, w_target, begin["key"], first, settings.steps, every)
         with self._console.bar("forgetting", "step", settings.steps, first) as bar:
             some = first < settings.steps
@@ -145,16 +148,12 @@ class Trainer:
                 raise UnlearningError(f"{error}; {_last_good(state)}") from error
         return self._with_student(student)
 
-    def _edited(
-        self, fold: Fold, w_u: np.ndarray, w_target: np.ndarray, fold_map: FoldMap
-    ) -> Tree:
-        """Returns the parameters of the generator, edited in closed form."""
-        seed, psi = self._settings.seed, self._settings.sampling.psi
-        # Step i draws from fold_in(key, i), for i below `steps`.
-        key = jax.random.fold_in(jax.random.key(seed), self._settings.steps)
-        synthesis = edit(self._generator, fold, psi, w_u, w_target, fold_map, key)
+    def _edited(self, changes: np.ndarray) -> Tree:
+        """Returns the parameters of a generator that reads codes as if changed."""
+        mapping = self._generator.mapping
+        w_avg = np.asarray(mapping.w_avg[...]).reshape(-1, changes.shape[1])[0]
+        synthesis = edited(self._generator.synthesis, changes, w_avg)
         student = nnx.split(synthesis, TRAINABLE, ...)[1]
-        # Copies, because the steps overwrite them.
         return self._devices.replicate(jax.tree.map(jnp.copy, student))
 
     def _with_student(self, student: Tree) -> Generator:

@@ -7,9 +7,9 @@ import tiny
 import toy
 
 from guide_jax.attacks.relearn import make_relearn
-from guide_jax.attacks.search import Search
 from guide_jax.inversion import make_prior
 from guide_jax.models.generator import ImagePass
+from guide_jax.search import Search
 
 
 @pytest.fixture(scope="module")
