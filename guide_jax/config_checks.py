@@ -98,6 +98,7 @@ def _check_numbers(fields: ConfigDict) -> None:
         ("fold.threshold", fields.fold.threshold),
         ("fold.own", fields.fold.own),
         ("fold.resolution", fields.fold.resolution),
+        ("erase.shrinkage", fields.erase.shrinkage),
         ("render.count", render.count),
         ("render.frames", render.frames),
         ("render.yaw", render.yaw),

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from PIL import Image
 
 from configs import default
@@ -13,6 +14,7 @@ from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
 from guide_jax.models import arcface
+from guide_jax.models.edited import edited
 from guide_jax.models.generator import ImagePass
 from guide_jax.models.network import fill
 from guide_jax.people import Person, sampled
@@ -255,6 +257,31 @@ def test_the_replacement_makes_the_person_least_similar(networks, monkeypatch):
     assert np.sum(chosen) == 1
     assert similarities[chosen.index(True)] == min(similarities)
     assert max(similarities) - min(similarities) > 1e-4
+
+
+def test_an_erased_person_s_target_is_what_the_edited_generator_shows(networks):
+    changes = {"method": "erase", "steps": 0, "source.variants": 2}
+    changes |= {"erase.steps": 2, "erase.rounds": 1}
+    found = finder(networks, **changes)(sampled(1))
+    assert len(found.codes.w_u) == 1 + 3
+    assert found.fold_map is None
+    generator = networks["generator"]
+    unlearned = nnx.clone(generator)
+    w_avg = np.asarray(generator.mapping.w_avg[...])
+    unlearned.synthesis = edited(generator.synthesis, found.changes, w_avg)
+    images = ImagePass(generator, 1)
+    wanted = images(generator, found.codes.w_target)
+    np.testing.assert_allclose(images(unlearned, found.codes.w_u), wanted, atol=1e-4)
+    assert np.abs(images(generator, found.codes.w_u) - wanted).max() > 1e-3
+
+
+def test_without_an_encoder_a_person_is_erased_all_the_same(networks):
+    roles = ("generator", "lpips", "identity")
+    made = tiny.networks(**{role: networks[role] for role in roles})
+    changes = {"method": "erase", "steps": 0, "erase.steps": 2, "erase.rounds": 1}
+    found = finder(made, **changes)(sampled(1))
+    assert found.codes.w_u.shape[0] == 1
+    assert np.isfinite(found.changes).all()
 
 
 def test_without_an_encoder_there_is_no_prior(networks):

@@ -82,7 +82,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, networks):
 def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, photo):
     workdir = tmp_path / "deep" / "work"
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.steps=3", "--config.optimizer.learning_rate=0.01"]
+    settings += ["--config.method=fold", "--config.steps=3"]
+    settings += ["--config.optimizer.learning_rate=0.01"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
     settings += ["--config.attack.directions="]  # the bundled ones don't fit
     done = program(f"--workdir={workdir}", *settings, cwd=tmp_path)
@@ -251,7 +252,8 @@ class KilledRuns:
 @pytest.mark.full
 def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=3"]
+    settings += ["--config.method=fold", "--config.steps=9", "--config.save_every=3"]
+    settings += ["--config.source.count=3"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
     settings += ["--config.attack.directions="]  # the bundled ones don't fit
     runs = KilledRuns(tmp_path, settings)
@@ -505,7 +507,7 @@ def test_non_finite_measures_give_a_one_line_error(mistake, tmp_path, monkeypatc
         "compare",
         lambda *_: {"measures": broken, "judges": {}},
     )
-    lines = mistake({"steps": 1}, code=1)
+    lines = mistake({"method": "fold", "steps": 1}, code=1)
     (line,) = [line for line in lines if line.startswith("error")]
     assert "measures are not finite: {'id': nan, 'no_face': 3," in line
     left = {path.name for path in (tmp_path / "work").iterdir()}

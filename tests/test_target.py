@@ -92,7 +92,7 @@ def test_both_targets_are_available_by_name():
 
 FOLD = Fold(
     discriminant=False, shrinkage=0.2, threshold=1.0, gain=2.0, limit=8.0,
-    replace=False, edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2,
+    replace=False, reach=1.3, resolution=8, own=2,
     adjacent=3, others=4, others_weight=2.0, edge=1.0, affine_rate=0.0,
 )  # fmt: skip
 PEOPLE = np.random.default_rng(7).standard_normal((400, 1, 5)) @ np.diag(

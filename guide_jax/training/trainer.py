@@ -82,7 +82,7 @@ class Trainer:
         accumulates, reason = accumulate.is_needed(
             settings.gradient_accumulation,
             sampling,
-            self._generator.resolution,
+            self._generator,
             devices,
         )
         if reason:

@@ -35,7 +35,7 @@ def test_every_method_runs_for_all_people(bench):
     runs, out = bench("--seeds", "1", "3", "--others=9")
     configs = [config for config, _ in runs]
     assert {tuple(config.source.seeds) for config in configs} == {(1, 3)}
-    assert [config.method for config in configs] == ["fold", *["guide"] * 3]
+    assert [config.method for config in configs] == ["erase", *["guide"] * 3]
     targets = [config.target.name for config in configs[1:]]
     assert targets == ["extra", "average", "average"]
     assert [config.loss.adjacency.count for config in configs[1:]] == [2, 2, 0]

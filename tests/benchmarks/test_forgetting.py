@@ -53,10 +53,10 @@ def test_every_method_is_trained_and_attacked(bench):
     runs, out = bench("--seeds", "1", "3", "--others=9")
     assert [(str(folder), mode) for _, folder, mode in runs] == [
         (f"demo/{method}", mode)
-        for method in ("fold", "extra", "average_local_only")
+        for method in ("own", "extra", "average_local_only")
         for mode in ("unlearn", "attack")
     ]
-    assert [config.method for config, _, _ in runs[::2]] == ["fold", "guide", "guide"]
+    assert [config.method for config, _, _ in runs[::2]] == ["erase", "guide", "guide"]
     for config, _, _ in runs:
         assert config.attack.require == 0
         assert config.attack.after_training == ()
@@ -69,5 +69,5 @@ def test_every_method_is_trained_and_attacked(bench):
 
 
 def test_attacks_can_be_chosen(bench):
-    runs, _ = bench("--methods", "fold", "--seeds", "2", "3", "--attacks", "replay")
+    runs, _ = bench("--methods", "own", "--seeds", "2", "3", "--attacks", "replay")
     assert {config.attack.which for config, _, _ in runs} == {("replay",)}

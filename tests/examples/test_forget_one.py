@@ -21,7 +21,7 @@ def test_the_example_unlearns_measures_and_exports(tmp_path):
         identity=tiny.identity(0),
         judge=tiny.identity(1),
     )
-    changes = {"steps": 2, "evaluate.others": 2, "evaluate.shown": 2}
+    changes = {"erase.steps": 2, "evaluate.others": 2, "evaluate.shown": 2}
     changes |= {f"networks.{role}.path": str(path) for role, path in paths.items()}
     measures = example.main(tmp_path, **changes)
     assert measures["people_kept"] == 2

@@ -21,7 +21,7 @@ from guide_jax.training.trainer import Trainer
 
 SETTINGS = Fold(
     discriminant=True, shrinkage=0.2, threshold=2.0, gain=2.0, limit=30.0,
-    replace=False, edit=False, edit_strength=3.0, reach=1.3, resolution=8, own=2,
+    replace=False, reach=1.3, resolution=8, own=2,
     adjacent=3, others=4, others_weight=2.0, edge=0.9, affine_rate=0.01,
 )  # fmt: skip
 RNG = np.random.default_rng(5)
@@ -213,35 +213,6 @@ def test_a_resumed_training_ends_the_same(generator, tmp_path):
     store = TrainStateStore(tmp_path / "state", "id", every=4)
     train(generator, settings(steps=6), store)
     resumed, steps = train(generator, settings(steps=6), store)
-    assert len(steps) == 2
-    for (name, leaf), other in zip(
-        flat_leaves(whole).items(), flat_leaves(resumed).values(), strict=True
-    ):
-        np.testing.assert_allclose(leaf, other, atol=1e-6, err_msg=name)
-
-
-def test_without_steps_the_edit_is_all_that_changes(generator):
-    unlearned, _ = train(generator, settings(steps=0, edit=True))
-    before, after = (flat_leaves(x.synthesis) for x in (generator, unlearned))
-    changed = {k for k, x in before.items() if not np.array_equal(x, after[k])}
-    assert changed == {k for k in before if ".affine." in k}
-
-
-def test_steps_begin_where_the_edit_ends(generator):
-    still = dataclasses.replace(settings(edit=True, affine_rate=0.0), learning_rate=0.0)
-    trained, _ = train(generator, still)
-    first = flat_leaves(generator.synthesis)
-    after = flat_leaves(trained.synthesis)
-    changed = {k for k, x in first.items() if not np.array_equal(x, after[k])}
-    assert changed == {k for k in first if ".affine." in k}
-
-
-def test_a_resumed_training_is_not_edited_again(generator, tmp_path, monkeypatch):
-    whole, _ = train(generator, settings(steps=6, edit=True))
-    store = TrainStateStore(tmp_path / "state", "id", every=4)
-    train(generator, settings(steps=6, edit=True), store)
-    monkeypatch.setattr("guide_jax.training.trainer.edit", None)
-    resumed, steps = train(generator, settings(steps=6, edit=True), store)
     assert len(steps) == 2
     for (name, leaf), other in zip(
         flat_leaves(whole).items(), flat_leaves(resumed).values(), strict=True
