@@ -5,18 +5,16 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (numpy then knows bfloat16, which safetensors may hold)
 import numpy as np
 from safetensors import safe_open
 
+from guide_jax.storage.archives import check_expansion
 from guide_jax.storage.network_file import HEADER
 
 NPY_HEADER = 2**14  # no shorter than any header that numpy accepts
-# Compressed arrays may be this much larger than the file, and this many bytes more.
-EXPANSION, ALLOWANCE = 4, 2**24
 
 
 class NotACheckpointError(ValueError):
@@ -46,23 +44,16 @@ def read_npz(archive: zipfile.ZipFile, data: memoryview) -> dict[str, np.ndarray
         raise NotACheckpointError(
             "already a network of guide_jax, which needs no conversion"
         )
-    check_expansion(archive.infolist(), len(data))
+    try:
+        check_expansion(archive.infolist(), len(data))
+    except ValueError as error:
+        raise NotACheckpointError(str(error)) from error
     arrays = {}
     for name in names:
         if not name.endswith(".npy"):
             raise NotACheckpointError(f"a .npz file that holds {name!r}, not an array")
         arrays[name.removesuffix(".npy")] = _array(member(archive, data, name), name)
     return arrays
-
-
-def check_expansion(members: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Raises NotACheckpointError if compressed members of a file are far larger."""
-    claimed = sum(info.file_size for info in members if info.compress_type)
-    if claimed > EXPANSION * size + ALLOWANCE:
-        raise NotACheckpointError(
-            f"its compressed parts claim {claimed:,} bytes, more than a network's"
-            " values can; save it without compression (numpy.savez)"
-        )
 
 
 def _array(data: memoryview, name: str) -> np.ndarray:

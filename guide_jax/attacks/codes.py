@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from guide_jax.errors import InputError, is_about_a_file
+from guide_jax.storage.archives import open_npz
 
 LINE = 0.3, 0.6, 1.3, 2.0, 3.0  # distances from the mean code; 1 is the person
 # Steps towards other people, as fractions of the way, and in random directions, as
@@ -94,7 +95,7 @@ def read_directions(path: Path, num_ws: int, w_dim: int) -> dict[str, np.ndarray
         InputError: the file cannot be read, or a direction has another shape.
     """
     try:
-        with path.open("rb") as file, np.load(file) as archive:
+        with open_npz(path) as archive:
             found = dict(_finite(archive))
     # zipfile and numpy raise any exception for damaged files.
     except Exception as error:

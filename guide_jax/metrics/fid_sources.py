@@ -16,6 +16,7 @@ from guide_jax.metrics.fid_statistics import Accumulator, Features, Statistics
 from guide_jax.models.inception import FEATURES, INPUT_SIZE
 from guide_jax.models.resample import resize
 from guide_jax.storage import fingerprint
+from guide_jax.storage.archives import open_npz
 from guide_jax.storage.atomic import check_writable, write_arrays
 
 # Clean-fid's names of its statistics say how images were resized. Only its
@@ -96,10 +97,9 @@ def _of_array(path: Path) -> Statistics:
 
 
 def _of_archive(path: Path, mean: str, covariance: str) -> Statistics:
-    # Opened here, because np.load leaves a damaged file open when given a path.
-    with path.open("rb") as file, np.load(file) as archive:
+    with open_npz(path) as archive:
         arrays = [np.asarray(archive[name], np.float64) for name in (mean, covariance)]
-        count = int(archive["count"]) if "count" in archive.files else 0
+        count = int(archive["count"]) if "count" in archive else 0
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("its values are not finite")
     shapes = [array.shape for array in arrays]

@@ -13,6 +13,7 @@ from guide_jax import models
 from guide_jax.errors import is_about_a_file
 from guide_jax.models.network import fill, flat_leaves
 from guide_jax.storage import orbax
+from guide_jax.storage.archives import open_npz
 from guide_jax.storage.atomic import writing
 
 # An `.npz` entry besides the leaves. Its space keeps it distinct from leaves' paths.
@@ -155,8 +156,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         if path.is_dir():
             header = orbax.read_about(path)
         else:
-            # Opened here, because np.load leaves a damaged file open when given a path.
-            with path.open("rb") as file, np.load(file) as archive:
+            with open_npz(path) as archive:
                 header = json.loads(str(archive[HEADER]))
         if header["format"] == FORMAT and {"kind", "config", "about"} <= header.keys():
             return header
@@ -171,5 +171,5 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _read_leaves(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         return orbax.load(path)
-    with path.open("rb") as file, np.load(file) as archive:
-        return {name: archive[name] for name in archive.files if name != HEADER}
+    with open_npz(path) as archive:
+        return {name: archive[name] for name in archive if name != HEADER}
