@@ -156,6 +156,7 @@ class Parallel:
     coordinator: str
     processes: int
     process: int
+    wait: float
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Shares each step among several processes, on one machine or many.
+"""Connects several processes, on one machine or many, and shares each step among them.
 
 Process 0 decides, reads photos, measures and writes. The rest wait for its instructions
-and take part in every step.
+and take part in every step. Processes that share people instead (see
+`experiment/shares.py`) only learn here which of them they are.
 """
 
+import dataclasses
 import itertools
+import os
 import socket
 import time
 from typing import Any
@@ -22,44 +25,57 @@ Tree = Any
 # of a process is noticed, and how long a process waits for process 0 to start.
 BARRIER_TIMEOUT, HEARTBEAT_TIMEOUT, CONNECT_TIMEOUT = 30 * 24 * 3600, 30, 300
 _barriers = itertools.count()  # a barrier's name can be used only once
+# What srun tells each task, unlike the batch script around it: its index, their number.
+SLURM = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
 
 
-def start(settings: Parallel) -> None:
+def start(settings: Parallel) -> Parallel:
     """Connects the processes of `config.parallel`; call this before using JAX.
 
+    Processes that share people are not connected, except where the cluster requires it.
+
     Args:
-        settings: `coordinator` is "" for a single process, HOST:PORT of process 0, or
-            "auto" where the cluster (SLURM, a TPU pod) assigns the processes.
+        settings: valid ones (see `config_checks.check_parallel`). `coordinator` is ""
+            for a single process, HOST:PORT of process 0, or "auto" where the cluster
+            (SLURM, a TPU pod) assigns the processes.
+
+    Returns:
+        The settings with the numbers that the cluster assigned.
 
     Raises:
-        InputError: the settings are invalid, or process 0 cannot be reached.
+        InputError: process 0 cannot be reached, or the cluster assigns nothing.
     """
-    if not settings.coordinator:
-        return
-    known: dict[str, Any] = {}
-    if settings.coordinator != "auto":
-        if not 0 <= settings.process < settings.processes:
-            raise InputError(
-                f"config.parallel.process is {settings.process}; it counts from 0 and"
-                f" must be below config.parallel.processes ({settings.processes})"
-            )
+    by_people, automatic = settings.over == "people", settings.coordinator == "auto"
+    if not settings.coordinator or (by_people and not automatic):
+        return settings
+    if by_people and all(name in os.environ for name in SLURM):
+        process, processes = (int(os.environ[name]) for name in SLURM)
+        return dataclasses.replace(settings, process=process, processes=processes)
+    known: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT}
+    if by_people:
+        # A process that has done its people waits for the others when it ends.
+        known["shutdown_timeout_seconds"] = BARRIER_TIMEOUT
+    if not automatic:
         if settings.process:
             _wait_for(settings.coordinator)
         else:
             _address(settings.coordinator)
-        known = {
+        known |= {
             "coordinator_address": settings.coordinator,
             "num_processes": settings.processes,
             "process_id": settings.process,
         }
     try:
-        jax.distributed.initialize(**known, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
+        jax.distributed.initialize(**known)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"config.parallel.coordinator is {settings.coordinator!r}: the processes"
             f" cannot connect ({reason})"
         ) from error
+    return dataclasses.replace(
+        settings, process=jax.process_index(), processes=jax.process_count()
+    )
 
 
 def _address(coordinator: str) -> tuple[str, int]:
