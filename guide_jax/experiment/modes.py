@@ -20,8 +20,9 @@ from guide_jax.experiment.attack import AttackJob
 from guide_jax.experiment.evaluate import EvaluateJob
 from guide_jax.experiment.everyone import run_everyone
 from guide_jax.experiment.render import render
+from guide_jax.experiment.shares import Share, run_name
 from guide_jax.experiment.unlearn import UnlearnJob, make_trainer
-from guide_jax.experiment.workers import MakeJob, worker_on
+from guide_jax.experiment.workers import DeviceWorker, MakeJob
 from guide_jax.faces.folders import in_short
 from guide_jax.people import left_out, list_people
 from guide_jax.storage import fingerprint
@@ -89,7 +90,8 @@ def _run_people(
     make_job: MakeJob, config: Config, workdir: Path, devices: list[jax.Device]
 ) -> dict[str, Any]:
     """Runs a mode for every person."""
-    if not distributed.is_main():
+    by_people = config.parallel.over == "people"
+    if not by_people and not distributed.is_main():
         networks = load_networks(config)
         _check_same(config, networks)
         make_trainer(config, networks, DeviceGroup(devices)).follow()
@@ -104,13 +106,18 @@ def _run_people(
     if ignored:
         Console().say(f"left out: {in_short(ignored)}")
     networks = load_networks(config)
-    if config.parallel.over == "people":
+    if by_people:
+        share = _share_of(config, networks, make_job)
+        mine = share.of(people)
+        if not mine:
+            Console().say(f"process {share.process} is left without people")
+            return {}
         workers = [
-            worker_on(i, device, config, networks, make_job)
-            for i, device in enumerate(devices[: len(people)])
+            DeviceWorker(i, device, config, networks, make_job)
+            for i, device in enumerate(devices[: len(mine)])
         ]
-        with locked(workdir):
-            return run_everyone(config, workers, people, workdir, ignored)
+        with locked(workdir, share.member):
+            return run_everyone(config, workers, people, workdir, ignored, share)
     _check_same(config, networks)
     with locked(workdir):
         job = make_job(config, networks, DeviceGroup(devices), Console())
@@ -120,11 +127,24 @@ def _run_people(
             job.close()
 
 
+def _share_of(config: Config, networks: Networks, make_job: MakeJob) -> Share:
+    """Returns this process's share of the people."""
+    parallel = config.parallel
+    if parallel.processes == 1:
+        return Share()
+    name = run_name(config, networks.hashes, getattr(make_job, "__name__", ""))
+    return Share(parallel.process, parallel.processes, name, parallel.wait)
+
+
 def _run_render(
     config: Config, workdir: Path, devices: list[jax.Device]
 ) -> dict[str, Any]:
     """Renders on JAX's first device."""
     del devices
+    if config.parallel.processes > 1:
+        raise InputError(
+            "--mode=render works in a single process; leave out config.parallel"
+        )
     # A folder of its own, because people may be forgotten in the workdir meanwhile.
     with locked(workdir / RENDER):
         return render(config, workdir)
@@ -135,6 +155,8 @@ def _run_attack(
 ) -> dict[str, Any]:
     """Attacks every person's result; raises VerdictError if one is below the aim."""
     summary = _run_people(AttackJob, config, workdir, devices)
+    if not summary:  # process 0 gives the verdicts
+        return summary
     aim = config.attack.require
     below = [
         f"{entry['title']}: {in_words(entry['verdict'])}"
@@ -160,7 +182,7 @@ MODES = {
 
 
 def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
-    """Returns the devices of all processes that a run uses.
+    """Returns the devices that a run uses: of all processes that share its steps.
 
     Args:
         config: the run's settings.
@@ -170,26 +192,22 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
         InputError: the devices or processes cannot share the work in this way.
     """
     settings, processes = config.parallel, jax.process_count()
-    if processes > 1 and (not trains or settings.over == "people"):
-        what = "--mode=unlearn" if not trains else "config.parallel.over=latents"
+    if settings.over == "people":
+        return sharding.devices_of(settings.devices, only_local=True)
+    if processes > 1 and not trains:
         raise InputError(
-            f"there are {processes} processes, which share training steps; only {what}"
-            " can use them"
+            f"there are {processes} processes, which share training steps; only"
+            " --mode=unlearn can use them, or config.parallel.over=people"
         )
-    if config.training.fold and settings.over == "latents":
+    if config.training.fold:
         if processes > 1 or settings.devices > 1:
-            cure = (
-                "only config.method=guide shares steps among processes"
-                if processes > 1
-                else "config.parallel.over=people gives each device a person"
-            )
             raise InputError(
-                f"config.method='fold' trains each person on one device; {cure}"
+                "config.method='fold' trains each person on one device;"
+                " config.parallel.over=people gives each device a person, in one or"
+                " several processes"
             )
         return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)
-    if settings.over == "people":
-        return devices
     if not trains:
         return devices[:1]
     sampling = config.training.sampling
