@@ -49,8 +49,8 @@ def get_config() -> ConfigDict:
     # writes the tables.
     parallel.processes = 1  # number of processes
     parallel.process = 0  # index of this process
-    # The address of process 0 as HOST:PORT, which only "latents" needs, or "auto" where
-    # SLURM or a TPU pod provides it and the two numbers above.
+    # The address of process 0 as HOST:PORT, which only "latents" needs. "auto": SLURM
+    # or a TPU pod provides it, and the two numbers above.
     parallel.coordinator = ""
     # "people": for how many seconds process 0 waits for the people of a process that is
     # not running, because it starts late, is started again or is lost.

@@ -149,7 +149,7 @@ class _Tables:
         if isinstance(outcome, MissingError):
             self._missing.append(str(outcome))
         elif isinstance(outcome, Exception):
-            self.faults[person.name] = _fault(outcome, self._config)
+            self.faults[person.name] = _fault(outcome)
             self.console.say(f"  {person.title} failed: {self.faults[person.name]}")
         else:
             self._done[person.name] = Done(outcome, self.folder_of(person))
@@ -219,11 +219,12 @@ def _write(
     write_text(workdir / PAGE, render_report(summary, done, config.name))
 
 
-def _fault(error: Exception, config: Config) -> str:
+def _fault(error: Exception) -> str:
     """Returns an error's message in one line."""
     # In a shared step, the other processes cannot continue without this one.
-    shares_steps = config.parallel.over == "latents" and distributed.is_distributed()
-    if shares_steps and not isinstance(error, InputError | UnlearningError):
+    if distributed.is_distributed() and not isinstance(
+        error, InputError | UnlearningError
+    ):
         raise error
     text = " ".join(str(error).split())
     if isinstance(error, InputError | UnlearningError | OSError):

@@ -193,7 +193,12 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
     """
     settings, processes = config.parallel, jax.process_count()
     if settings.over == "people":
-        return sharding.devices_of(settings.devices, only_local=True)
+        if processes > 1:
+            raise InputError(
+                f"JAX has connected {processes} processes, but those that share people"
+                " must not be; on a TPU pod, set the variable TPU_HOST_BOUNDS=1,1,1"
+            )
+        return sharding.devices_of(settings.devices)
     if processes > 1 and not trains:
         raise InputError(
             f"there are {processes} processes, which share training steps; only"

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from guide_jax.config_types import Sampling
+from guide_jax.training import distributed
 from guide_jax.training.context import StepContext
 from guide_jax.training.losses import PairTerms, loss_terms, term_weights
 from guide_jax.training.sharding import DeviceGroup, Shards, all_reduce
@@ -52,7 +53,7 @@ def is_needed(
     random = sampling.num_adjacent + sampling.num_global
     pairs = 1 + random // len(group.devices)
     # Process 0's memory decides, since all processes must run the same programs.
-    free = float(group.broadcast(np.float32(group.memory())))
+    free = float(distributed.broadcast(np.float32(group.memory())))
     at_once, one = (n * bytes_of_pair(resolution) for n in (pairs, 1))
     accumulates = choice == "always" or (choice == "auto" and at_once > PLANNED * free)
     plan, needed = f"all {pairs} pairs of a step at once", float(at_once)

@@ -25,14 +25,16 @@ Tree = Any
 # of a process is noticed, and how long a process waits for process 0 to start.
 BARRIER_TIMEOUT, HEARTBEAT_TIMEOUT, CONNECT_TIMEOUT = 30 * 24 * 3600, 30, 300
 _barriers = itertools.count()  # a barrier's name can be used only once
-# What srun tells each task, unlike the batch script around it: its index, their number.
+# What srun tells each task, unlike the batch script around it, and GKE each TPU host:
+# index, and number or names of all.
 SLURM = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
+GKE = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
 
 
 def start(settings: Parallel) -> Parallel:
     """Connects the processes of `config.parallel`; call this before using JAX.
 
-    Processes that share people are not connected, except where the cluster requires it.
+    Processes that share people are not connected.
 
     Args:
         settings: valid ones (see `config_checks.check_parallel`). `coordinator` is ""
@@ -43,30 +45,26 @@ def start(settings: Parallel) -> Parallel:
         The settings with the numbers that the cluster assigned.
 
     Raises:
-        InputError: process 0 cannot be reached, or the cluster assigns nothing.
+        InputError: process 0 cannot be reached, or the cluster assigns no numbers.
     """
-    by_people, automatic = settings.over == "people", settings.coordinator == "auto"
-    if not settings.coordinator or (by_people and not automatic):
+    automatic = settings.coordinator == "auto"
+    if settings.over == "people":
+        return _assigned(settings) if automatic else settings
+    if not settings.coordinator:
         return settings
-    if by_people and all(name in os.environ for name in SLURM):
-        process, processes = (int(os.environ[name]) for name in SLURM)
-        return dataclasses.replace(settings, process=process, processes=processes)
-    known: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT}
-    if by_people:
-        # A process that has done its people waits for the others when it ends.
-        known["shutdown_timeout_seconds"] = BARRIER_TIMEOUT
+    known: dict[str, Any] = {}
     if not automatic:
         if settings.process:
             _wait_for(settings.coordinator)
         else:
             _address(settings.coordinator)
-        known |= {
+        known = {
             "coordinator_address": settings.coordinator,
             "num_processes": settings.processes,
             "process_id": settings.process,
         }
     try:
-        jax.distributed.initialize(**known)
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -76,6 +74,25 @@ def start(settings: Parallel) -> Parallel:
     return dataclasses.replace(
         settings, process=jax.process_index(), processes=jax.process_count()
     )
+
+
+def _assigned(settings: Parallel) -> Parallel:
+    """Returns settings with the numbers that the environment names."""
+    found = os.environ
+    if all(name in found for name in SLURM):
+        process, processes = (int(found[name]) for name in SLURM)
+    elif all(name in found for name in GKE):
+        process, processes = int(found[GKE[0]]), len(found[GKE[1]].split(","))
+        # The hosts of several slices are numbered in each slice.
+        process += processes * int(found.get("MEGASCALE_SLICE_ID", 0))
+        processes *= int(found.get("MEGASCALE_NUM_SLICES", 1))
+    else:
+        raise InputError(
+            "config.parallel.coordinator is 'auto', but neither SLURM's srun nor GKE"
+            " has given this process a number; set config.parallel.processes and"
+            " config.parallel.process"
+        )
+    return dataclasses.replace(settings, process=process, processes=processes)
 
 
 def _address(coordinator: str) -> tuple[str, int]:

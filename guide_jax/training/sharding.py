@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guide_jax.config_types import Sampling
 from guide_jax.errors import InputError
-from guide_jax.training import distributed, memory
+from guide_jax.training import memory
 from guide_jax.training.context import StepContext
 from guide_jax.training.losses import PairTerms, loss_terms, term_weights
 from guide_jax.training.step import draw_latents, gradient_size, gradients, update
@@ -54,16 +54,6 @@ class DeviceGroup:
     def replicate(self, tree: Tree) -> Tree:
         """Copies arrays to each device of this process."""
         return jax.device_put(tree, self._replicated)
-
-    def broadcast(self, tree: Tree) -> Tree:
-        """Returns process 0's arrays, after waiting for the group's other processes.
-
-        Args:
-            tree: arrays of the same shapes in all processes that share the group; if
-                there is only one, it gets the tree back.
-        """
-        shared = len(self.local) < len(self.devices)
-        return distributed.broadcast(tree) if shared else tree
 
     def first(self, tree: Tree) -> Tree:
         """Returns the first device's copy of replicated arrays."""
@@ -201,14 +191,13 @@ def make_sharded_step(
 # Which devices ------------------------------------------------------------------------
 
 
-def devices_of(count: int, only_local: bool = False) -> list[jax.Device]:
-    """Returns `count` devices of each process, or of this one; all of them if 0.
+def devices_of(count: int) -> list[jax.Device]:
+    """Returns `count` devices of each process, or all of them if 0.
 
     Raises:
         InputError: a process has fewer devices, or the processes have unequal numbers.
     """
-    among = [jax.process_index()] if only_local else range(jax.process_count())
-    processes = [jax.local_devices(process_index=i) for i in among]
+    processes = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
     numbers = sorted({len(local) for local in processes})
     if len(numbers) > 1:
         raise InputError(

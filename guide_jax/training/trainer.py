@@ -14,7 +14,7 @@ from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.models.generator import TRAINABLE, Generator, ImagePass
 from guide_jax.target import FoldMap
-from guide_jax.training import accumulate
+from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
 from guide_jax.training.edit import edit
@@ -180,7 +180,7 @@ class Trainer:
     def close(self) -> None:
         """Ends `follow` in the other processes, unless they wait inside a step."""
         if not self._in_step:
-            _broadcast(self._stop_order(), self._devices)
+            _broadcast(self._stop_order())
 
     def _stop_order(self) -> "_Order":
         w = np.zeros((1, self._generator.num_ws, self._generator.w_dim), np.float32)
@@ -207,12 +207,12 @@ class Trainer:
         Returns:
             The student's parameters, or None if the order is to stop.
         """
-        order = _broadcast(order, self._devices)
+        order = _broadcast(order)
         if order.steps < 0:
             return None
         self._in_step = True
         if order.first:
-            state = self._devices.broadcast(state)
+            state = distributed.broadcast(state)
         try:
             student = self._steps(order, state, report, save)
         except UnlearningError:  # raised in all processes alike
@@ -298,14 +298,14 @@ class _Order(NamedTuple):
     every: int = 0  # steps between two checkpoints
 
 
-def _broadcast(order: _Order, devices: DeviceGroup) -> _Order:
+def _broadcast(order: _Order) -> _Order:
     """Returns process 0's order in all processes."""
     # All processes must broadcast arrays of the same shapes.
-    count = int(devices.broadcast(np.int32(len(order.w_u))))
+    count = int(distributed.broadcast(np.int32(len(order.w_u))))
     if count != len(order.w_u):
         blank = np.zeros((count, *order.w_u.shape[1:]), np.float32)
         order = order._replace(w_u=blank, w_target=blank)
-    return devices.broadcast(jax.tree.map(np.asarray, order))
+    return distributed.broadcast(jax.tree.map(np.asarray, order))
 
 
 def _codes_of(

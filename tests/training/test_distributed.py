@@ -194,19 +194,28 @@ def test_processes_that_share_people_are_not_connected(monkeypatch):
     for coordinator in ("", "127.0.0.1:1"):
         settings = by_people(coordinator=coordinator, processes=3, process=2)
         assert distributed.start(settings) == settings
-    # As srun sets them.
-    monkeypatch.setenv("SLURM_PROCID", "4")
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")
-    found = distributed.start(by_people(coordinator="auto"))
-    assert (found.process, found.processes) == (4, 6)
 
 
-def test_without_a_cluster_nothing_is_assigned(monkeypatch):
-    for name in distributed.SLURM:
+@pytest.mark.parametrize(
+    ("variables", "numbers"),
+    [
+        ({"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "6"}, (4, 6)),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c"}, (1, 3)),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c",
+          "MEGASCALE_SLICE_ID": "1", "MEGASCALE_NUM_SLICES": "2"}, (4, 6)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, None),  # without srun
+    ],
+)  # fmt: skip
+def test_a_cluster_numbers_the_processes(monkeypatch, variables, numbers):
+    for name in (*distributed.SLURM, *distributed.GKE):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(
-        InputError, match=r"coordinator is 'auto': the processes cannot"
-    ):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if numbers:
+        found = distributed.start(by_people(coordinator="auto"))
+        assert (found.process, found.processes) == numbers
+        return
+    with pytest.raises(InputError, match="neither SLURM's srun nor GKE has given"):
         distributed.start(by_people(coordinator="auto"))
 
 
@@ -216,7 +225,11 @@ def test_what_several_processes_do_not_support_is_rejected(monkeypatch, tmp_path
     for mode in ("evaluate", "render"):
         with pytest.raises(InputError, match="only --mode=unlearn can use them"):
             experiment.run(config, tmp_path, mode)
-    config.parallel.over, config.parallel.processes = "people", 2
+    config.parallel.over = "people"
+    with pytest.raises(InputError, match="JAX has connected 2 processes, but those"):
+        experiment.run(config, tmp_path)
+    monkeypatch.undo()
+    config.parallel.processes = 2
     with pytest.raises(InputError, match="--mode=render works in a single process"):
         experiment.run(config, tmp_path, "render")
 
