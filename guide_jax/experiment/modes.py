@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from guide_jax.experiment.shares import Share, run_name
 from guide_jax.experiment.unlearn import UnlearnJob, make_trainer
 from guide_jax.experiment.workers import DeviceWorker, MakeJob
 from guide_jax.faces.folders import in_short
-from guide_jax.people import left_out, list_people
+from guide_jax.people import Person, left_out, list_people
 from guide_jax.storage import fingerprint
 from guide_jax.storage.atomic import check_writable
 from guide_jax.storage.locate import Networks, load_networks
@@ -107,7 +107,7 @@ def _run_people(
         Console().say(f"left out: {in_short(ignored)}")
     networks = load_networks(config)
     if by_people:
-        share = _share_of(config, networks, make_job)
+        share = _share_of(config, networks, people, make_job)
         mine = share.of(people)
         if not mine:
             Console().say(f"process {share.process} is left without people")
@@ -127,12 +127,15 @@ def _run_people(
             job.close()
 
 
-def _share_of(config: Config, networks: Networks, make_job: MakeJob) -> Share:
+def _share_of(
+    config: Config, networks: Networks, people: Sequence[Person], make_job: MakeJob
+) -> Share:
     """Returns this process's share of the people."""
     parallel = config.parallel
     if parallel.processes == 1:
         return Share()
-    name = run_name(config, networks.hashes, getattr(make_job, "__name__", ""))
+    mode = getattr(make_job, "__name__", "")
+    name = run_name(config, networks.hashes, people, mode)
     return Share(parallel.process, parallel.processes, name, parallel.wait)
 
 

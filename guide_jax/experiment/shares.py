@@ -89,19 +89,24 @@ ALONE = Share()
 Earlier = Mapping[str, int]  # name of a file of faults -> when it was changed
 
 
-def run_name(config: Config, hashes: Mapping[str, str], what: str) -> str:
+def run_name(
+    config: Config, hashes: Mapping[str, str], people: Sequence[Person], what: str
+) -> str:
     """Returns a hash of what the processes of a run have in common.
 
     Args:
         config: the run's settings.
         hashes: role -> hash of the run's network.
+        people: everybody of the run. If processes listed others, because a photo has
+            been added meanwhile, two of them might take the same person.
         what: the mode.
     """
     settings = {k: v for k, v in config.fields.items() if k not in NOT_SHARED}
     here = versions()
     same = [here[name] for name in SAME_BYTES]
+    names = [person.name for person in people]
     processes = config.parallel.processes
-    return fingerprint.of([settings, dict(hashes), same, processes, what])[:12]
+    return fingerprint.of([settings, dict(hashes), same, names, processes, what])[:12]
 
 
 def outcomes_of_others(

@@ -98,8 +98,8 @@ def _refuse_others(folder: Path, member: Member | None) -> None:
             hint = ""
             if member and path.name != LOCK:
                 hint = (
-                    " in a run with other settings, weights or versions; the processes"
-                    " of a run differ in config.parallel.process only"
+                    " in a run with other settings, people, weights or versions; the"
+                    " processes of a run differ in config.parallel.process only"
                 )
             raise InputError(_in_use(folder, _holder(path), hint))
         _remove(path)

@@ -35,16 +35,18 @@ def test_each_person_has_one_process():
 
 
 def test_a_run_is_named_by_what_its_processes_have_in_common():
-    def name(what="UnlearnJob", weights="w", **changes):
+    def name(what="UnlearnJob", weights="w", people=PEOPLE, **changes):
         fields = {"parallel.over": "people", "parallel.processes": 3, **changes}
-        return run_name(read(settings(**fields)), {"generator": weights}, what)
+        hashes = {"generator": weights}
+        return run_name(read(settings(**fields)), hashes, people, what)
 
     first = name()
     for same in ({"parallel.process": 2}, {"cache": "x"}, {"parallel.devices": 0}):
         assert name(**same) == first
     others = [name("AttackJob"), name(weights="v"), name(steps=7)]
+    others += [name(people=PEOPLE[1:])]
     others += [name(**{"parallel.processes": 4}), name(**{"source.count": 7})]
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 7
 
 
 @pytest.fixture

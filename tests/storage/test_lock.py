@@ -140,7 +140,7 @@ def test_the_processes_of_a_run_share_its_folder(tmp_path):
         (
             Member("a", 1),
             Member("b", 0),
-            "in a run with other settings, weights or ver",
+            "in a run with other settings, people, weig",
         ),
         (Member("a", 1), None, r"in use by process \d+ on \S+; wait until"),
         (None, Member("a", 1), r"in use by process \d+ on \S+; wait until"),
