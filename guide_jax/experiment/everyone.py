@@ -76,7 +76,7 @@ def run_everyone(
             # After each person, so that an interrupted run has tables too.
             tables.write()
         elif share.process and tables.faults:
-            share.tell(workdir, tables.faults)
+            share.save_faults(workdir, tables.faults)
     if share.process:
         failed = len(tables.faults)
         console.say(
@@ -94,7 +94,7 @@ def run_everyone(
         ):
             tables.add(person, outcome)
         tables.write()
-    share.end(workdir)
+    share.remove_faults(workdir)
     return tables.show()
 
 

@@ -5,6 +5,7 @@ one costs its own people only. Process 0 learns from the locks in the folder who
 running, and from the people's folders who is done.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,21 +67,26 @@ class Share:
         """Forgets who failed here before; call this when the folder is locked.
 
         Returns:
-            The files in which processes that are not running have told who failed.
+            The files of faults of processes that are not running.
         """
         (workdir / FAULTS.format(self.process)).unlink(missing_ok=True)
         others = set(range(self.processes)) - {self.process}
         running = [i for i in others if is_running(workdir, self.other(i))]
         now = [FAULTS.format(i) for i in running]
-        files = [x for x in workdir.glob(FAULTS.format("*")) if x.name not in now]
-        return {path.name: path.stat().st_mtime_ns for path in files}
+        earlier = {}
+        for path in workdir.glob(FAULTS.format("*")):
+            if path.name not in now:
+                # Its process may start at this moment, and remove it.
+                with contextlib.suppress(FileNotFoundError):
+                    earlier[path.name] = path.stat().st_mtime_ns
+        return earlier
 
-    def tell(self, workdir: Path, faults: Mapping[str, str]) -> None:
-        """Tells process 0 who failed here: a person's name -> the fault in one line."""
+    def save_faults(self, workdir: Path, faults: Mapping[str, str]) -> None:
+        """Saves for process 0 who failed here: name -> the fault in one line."""
         write_json(workdir / FAULTS.format(self.process), faults)
 
-    def end(self, workdir: Path) -> None:
-        """Removes what the processes told process 0."""
+    def remove_faults(self, workdir: Path) -> None:
+        """Removes what the processes have saved for process 0."""
         for path in workdir.glob(FAULTS.format("*")):
             path.unlink(missing_ok=True)
 

@@ -95,17 +95,17 @@ def test_a_process_that_runs_is_waited_for(watch, tmp_path):
 
 
 def test_a_person_who_failed_elsewhere_fails_with_the_same_fault(watch, tmp_path):
-    Share(1, 3, "run").tell(tmp_path, {"seed_4": "no face"})
+    Share(1, 3, "run").save_faults(tmp_path, {"seed_4": "no face"})
     found = watch({1, 2}, Share(0, 3, "run", 1e9))
     assert str(found[4]) == "no face"
     assert not isinstance(found[4], MissingError)
-    FIRST.end(tmp_path)
+    FIRST.remove_faults(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_who_failed_in_an_earlier_run_may_be_tried_again(watch, tmp_path):
     def tell():
-        Share(1, 3, "run").tell(tmp_path, {"seed_1": "no face"})
+        Share(1, 3, "run").save_faults(tmp_path, {"seed_1": "no face"})
 
     tell()
     earlier = FIRST.begin(tmp_path)
