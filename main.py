@@ -7,6 +7,7 @@ python main.py --config=configs/ffhq.py --workdir=runs/mine --config.steps=500
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from guide_jax.config import read
-from guide_jax.config_checks import unknown_field
+from guide_jax.config_checks import check_parallel, unknown_field
 from guide_jax.config_types import Parallel
 from guide_jax.errors import (
     DoubtError,
@@ -77,8 +78,9 @@ def main(argv: list[str]) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # for unprintable file names
     try:
         # First, so that a wrong setting in one process ends all of them.
-        distributed.start(Parallel(**FLAGS.config.parallel))
-        config = read(FLAGS.config)
+        check_parallel(FLAGS.config.parallel)
+        parallel = distributed.start(Parallel(**FLAGS.config.parallel))
+        config = replace(read(FLAGS.config), parallel=parallel)
         run(config, Path(FLAGS.workdir or f"runs/{config.name}"), FLAGS.mode)
     except (DoubtError, VerdictError) as error:
         fail(error, 3)

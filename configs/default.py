@@ -49,13 +49,17 @@ def get_config() -> ConfigDict:
     parallel.over = "latents"
     # Devices per process. 0: all available ones, or as many as can share a step evenly.
     parallel.devices = 0
-    # Several processes, for example one per machine, can share each step. All run the
-    # same command except for `process`; process 0 writes the results. `coordinator` is
-    # the address of process 0 as HOST:PORT, or "auto" where SLURM or a TPU pod provides
-    # it. Empty: a single process.
-    parallel.coordinator = ""
+    # Several processes, for example one per machine, can share each step, or the people
+    # (see docs/clusters.md). All run the same command except for `process`; process 0
+    # writes the tables.
     parallel.processes = 1  # number of processes
     parallel.process = 0  # index of this process
+    # The address of process 0 as HOST:PORT, which only "latents" needs. "auto": SLURM
+    # or a TPU pod provides it, and the two numbers above.
+    parallel.coordinator = ""
+    # "people": for how many seconds process 0 waits for the people of a process that is
+    # not running, because it starts late, is started again or is lost.
+    parallel.wait = 300.0
 
     # Whom to forget. Several people are forgotten one after another, each starting from
     # the original generator.

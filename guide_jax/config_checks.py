@@ -38,7 +38,33 @@ def check(fields: ConfigDict) -> None:
     """
     _check_names(fields)
     _check_numbers(fields)
+    check_parallel(fields.parallel)
     _check_choices(fields)
+
+
+def check_parallel(parallel: ConfigDict) -> None:
+    """Raises InputError if no processes can have these settings of config.parallel.
+
+    `main.py` calls this before it connects the processes, which comes before `check`.
+    """
+    if parallel.coordinator == "auto":
+        return  # the cluster knows
+    if parallel.processes < 1:
+        raise InputError(
+            f"config.parallel.processes is {parallel.processes}; it must be above 0"
+        )
+    if not 0 <= parallel.process < parallel.processes:
+        raise InputError(
+            f"config.parallel.process is {parallel.process}; it counts from 0 and must"
+            f" be below config.parallel.processes ({parallel.processes})"
+        )
+    by_people = parallel.over == "people"
+    if parallel.processes > 1 and not by_people and not parallel.coordinator:
+        raise InputError(
+            f"config.parallel.processes is {parallel.processes}, and processes that"
+            " share steps need config.parallel.coordinator=HOST:PORT of process 0;"
+            " config.parallel.over=people needs none"
+        )
 
 
 def unknown_field(message: str, field: str = "") -> str:

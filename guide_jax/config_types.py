@@ -172,6 +172,7 @@ class Parallel:
     coordinator: str
     processes: int
     process: int
+    wait: float
 
 
 @dataclass(frozen=True)

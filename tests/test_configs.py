@@ -12,7 +12,7 @@ from configs import (
     ffhq,
     mobile_ffhq,
 )
-from guide_jax.config import read
+from guide_jax.config import load_config, read
 from guide_jax.config_types import LossWeights, PairWeights, Refine, Sampling
 from guide_jax.errors import InputError
 from guide_jax.experiment import modes as experiment
@@ -176,3 +176,32 @@ def test_everything_but_training_runs_in_full_float32(monkeypatch, tmp_path):
     ):
         experiment.run(config, tmp_path)
     assert precisions == ["highest"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"processes": 2, "process": 2, "coordinator": "a:1"}, "process is 2; it counts"
+         r" from 0 and must be below config\.parallel\.processes \(2\)"),
+        ({"process": 1}, r"process is 1; .* must be below .* \(1\)"),
+        ({"processes": 3, "process": 3, "over": "people"}, "process is 3"),
+        ({"processes": 3, "process": -1, "over": "people"}, "process is -1"),
+        ({"processes": 0}, "processes is 0; it must be above 0"),
+        ({"processes": 2}, "share steps need .*coordinator=HOST:PORT"),
+        ({"wait": -1.0}, "wait is -1.0; it must not be negative"),
+    ],
+)  # fmt: skip
+def test_impossible_processes_are_rejected(changes, message):
+    changes = {f"parallel.{name}": value for name, value in changes.items()}
+    with pytest.raises(InputError, match=message):
+        load_config("default", **changes)
+
+
+def test_possible_processes_are_accepted():
+    for changes in (
+        {"over": "people", "processes": 3, "process": 2},
+        {"processes": 2, "process": 1, "coordinator": "myhost:1234"},
+        {"coordinator": "auto", "process": 7},  # the cluster's numbers are taken
+    ):
+        fields = {f"parallel.{name}": value for name, value in changes.items()}
+        assert load_config("default", **fields).parallel.process > 0

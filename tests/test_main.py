@@ -194,11 +194,11 @@ class KilledRuns:
     def __init__(self, folder, settings):
         self._folder, self._settings = folder, settings
 
-    def start(self, name):
+    def start(self, name, *more, log=None):
         command = [sys.executable, "-u", ROOT / "main.py", f"--workdir={name}"]
-        with (self._folder / f"{name}.log").open("wb") as log:
+        with (self._folder / f"{log or name}.log").open("wb") as log:
             return subprocess.Popen(
-                [*command, *self._settings],
+                [*command, *self._settings, *more],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
@@ -287,6 +287,56 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
             name = f"random_{done}"
     runs.finish(name)
     assert runs.left(name) == whole
+
+
+@pytest.mark.full
+def test_a_lost_process_loses_its_own_people_only(tmp_path, networks):
+    """Three processes on this machine; one is killed while it trains its first."""
+    settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
+    settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=5"]
+    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
+    settings += ["--config.attack.directions="]  # the bundled ones don't fit
+    settings += ["--config.parallel.over=people", "--config.parallel.wait=15"]
+    runs = KilledRuns(tmp_path, settings)
+    runs.finish("one")
+
+    def start_three():
+        each = [f"--config.parallel.process={i}" for i in range(3)]
+        return [
+            runs.start("three", "--config.parallel.processes=3", mine, log=f"log_{i}")
+            for i, mine in enumerate(each)
+        ]
+
+    def ended(process, i):
+        code = process.wait(600)
+        return code, (tmp_path / f"log_{i}.log").read_text()
+
+    people = tmp_path / "three/people"
+    three = start_three()
+    while not (people / "seed_1/.checkpoint").exists():
+        assert three[1].poll() is None, (tmp_path / "log_1.log").read_text()
+        time.sleep(0.002)
+    three[1].kill()
+    assert ended(three[1], 1)[0] == -signal.SIGKILL
+    code, log = ended(three[2], 2)
+    assert code == 0, log
+    assert "process 2 has done 1 people, 0 failed; process 0 writes the tables" in log
+    code, log = ended(three[0], 0)
+    assert code == 1, log
+    assert (
+        "error: 2 of 5 people are missing, because their process is not running: seed 1"
+        " of process 1, seed 4 of process 1; run the same command again, with any"
+        in log
+    )
+    done = {path.parent.name for path in people.glob("*/results.json")}
+    assert done == {"seed_0", "seed_2", "seed_3"}
+    assert (tmp_path / "three/results.csv").read_bytes().count(b"\n") == 4
+
+    for i, process in enumerate(start_three()):
+        code, log = ended(process, i)
+        assert code == 0, log
+        assert ("seed 2 is already done" in log) == (i == 2)
+    assert runs.left("three") == runs.left("one")
 
 
 def changing(folder):

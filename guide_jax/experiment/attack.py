@@ -122,6 +122,18 @@ class AttackJob:
         self._console.say(f"{person.title}: {in_words(attacks['verdict'])}")
         return entry
 
+    def done(self, person: Person, folder: PersonFolder) -> dict[str, Any] | None:
+        """Returns the entry of a person whose verdict is up to date, otherwise None.
+
+        Raises:
+            InputError: the result belongs to another person.
+        """
+        entry = self._evaluate.done(person, folder)
+        if not entry or "verdict" not in entry:
+            return None
+        attacks = folder.attacks(entry["ids"]["training"])
+        return entry if attacks and self._is_current(attacks, entry) else None
+
     def _is_current(self, attacks: dict[str, Any], entry: dict[str, Any]) -> bool:
         return (
             attacks["made_of"] == self._made_of

@@ -175,6 +175,18 @@ class EvaluateJob:
         who = self.who(person)
         return self.measure(person, who, folder, folder.load())
 
+    def done(self, person: Person, folder: PersonFolder) -> dict[str, Any] | None:
+        """Returns the entry of a person whose measures are up to date, otherwise None.
+
+        Raises:
+            InputError: the result belongs to another person.
+        """
+        entry, record = folder.results(), folder.record()
+        if not entry or not record or not self.is_current(entry, record.training):
+            return None
+        self.check_person(person, folder, record)
+        return entry
+
     def close(self) -> None:
         """Does nothing, because there are no other processes."""
 

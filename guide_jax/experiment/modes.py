@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from guide_jax.experiment.attack import AttackJob
 from guide_jax.experiment.evaluate import EvaluateJob
 from guide_jax.experiment.everyone import run_everyone
 from guide_jax.experiment.render import render
+from guide_jax.experiment.shares import Share, run_name
 from guide_jax.experiment.unlearn import UnlearnJob, make_trainer
-from guide_jax.experiment.workers import MakeJob, worker_on
+from guide_jax.experiment.workers import DeviceWorker, MakeJob
 from guide_jax.faces.folders import in_short
-from guide_jax.people import left_out, list_people
+from guide_jax.people import Person, left_out, list_people
 from guide_jax.storage import fingerprint
 from guide_jax.storage.atomic import check_writable
 from guide_jax.storage.locate import Networks, load_networks
@@ -89,7 +90,8 @@ def _run_people(
     make_job: MakeJob, config: Config, workdir: Path, devices: list[jax.Device]
 ) -> dict[str, Any]:
     """Runs a mode for every person."""
-    if not distributed.is_main():
+    by_people = config.parallel.over == "people"
+    if not by_people and not distributed.is_main():
         networks = load_networks(config)
         _check_same(config, networks)
         make_trainer(config, networks, DeviceGroup(devices)).follow()
@@ -104,13 +106,18 @@ def _run_people(
     if ignored:
         Console().say(f"left out: {in_short(ignored)}")
     networks = load_networks(config)
-    if config.parallel.over == "people":
+    if by_people:
+        share = _share_of(config, networks, people, make_job)
+        mine = share.of(people)
+        if not mine:
+            Console().say(f"process {share.process} is left without people")
+            return {}
         workers = [
-            worker_on(i, device, config, networks, make_job)
-            for i, device in enumerate(devices[: len(people)])
+            DeviceWorker(i, device, config, networks, make_job)
+            for i, device in enumerate(devices[: len(mine)])
         ]
-        with locked(workdir):
-            return run_everyone(config, workers, people, workdir, ignored)
+        with locked(workdir, share.member):
+            return run_everyone(config, workers, people, workdir, ignored, share)
     _check_same(config, networks)
     with locked(workdir):
         job = make_job(config, networks, DeviceGroup(devices), Console())
@@ -120,11 +127,27 @@ def _run_people(
             job.close()
 
 
+def _share_of(
+    config: Config, networks: Networks, people: Sequence[Person], make_job: MakeJob
+) -> Share:
+    """Returns this process's share of the people."""
+    parallel = config.parallel
+    if parallel.processes == 1:
+        return Share()
+    mode = getattr(make_job, "__name__", "")
+    name = run_name(config, networks.hashes, people, mode)
+    return Share(parallel.process, parallel.processes, name, parallel.wait)
+
+
 def _run_render(
     config: Config, workdir: Path, devices: list[jax.Device]
 ) -> dict[str, Any]:
     """Renders on JAX's first device."""
     del devices
+    if config.parallel.processes > 1:
+        raise InputError(
+            "--mode=render works in a single process; leave out config.parallel"
+        )
     # A folder of its own, because people may be forgotten in the workdir meanwhile.
     with locked(workdir / RENDER):
         return render(config, workdir)
@@ -135,6 +158,8 @@ def _run_attack(
 ) -> dict[str, Any]:
     """Attacks every person's result; raises VerdictError if one is below the aim."""
     summary = _run_people(AttackJob, config, workdir, devices)
+    if not summary:  # process 0 gives the verdicts
+        return summary
     aim = config.attack.require
     below = [
         f"{entry['title']}: {in_words(entry['verdict'])}"
@@ -160,7 +185,7 @@ MODES = {
 
 
 def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
-    """Returns the devices of all processes that a run uses.
+    """Returns the devices that a run uses: of all processes that share its steps.
 
     Args:
         config: the run's settings.
@@ -170,28 +195,27 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
         InputError: the devices or processes cannot share the work in this way.
     """
     settings, processes = config.parallel, jax.process_count()
-    if processes > 1 and (not trains or settings.over == "people"):
-        what = "--mode=unlearn" if not trains else "config.parallel.over=latents"
-        raise InputError(
-            f"there are {processes} processes, which share training steps; only {what}"
-            " can use them"
-        )
-    alone = config.training.fold or config.training.erase
-    if alone and settings.over == "latents":
-        if processes > 1 or settings.devices > 1:
-            cure = (
-                "only config.method=guide shares steps among processes"
-                if processes > 1
-                else "config.parallel.over=people gives each device a person"
+    if settings.over == "people":
+        if processes > 1:
+            raise InputError(
+                f"JAX has connected {processes} processes, but those that share people"
+                " must not be; on a TPU pod, set the variable TPU_HOST_BOUNDS=1,1,1"
             )
+        return sharding.devices_of(settings.devices)
+    if processes > 1 and not trains:
+        raise InputError(
+            f"there are {processes} processes, which share training steps; only"
+            " --mode=unlearn can use them, or config.parallel.over=people"
+        )
+    if config.training.fold or config.training.erase:
+        if processes > 1 or settings.devices > 1:
             raise InputError(
                 f"config.method={config.fields['method']!r} forgets each person on one"
-                f" device; {cure}"
+                " device; config.parallel.over=people gives each device a person, in"
+                " one or several processes"
             )
         return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)
-    if settings.over == "people":
-        return devices
     if not trains:
         return devices[:1]
     sampling = config.training.sampling

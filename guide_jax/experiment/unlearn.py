@@ -1,6 +1,6 @@
 """Forgets people: computes the code, trains, stores the result and measures it."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from guide_jax.config_types import Config
 from guide_jax.console import Console
@@ -88,18 +88,12 @@ class UnlearnJob:
                 reconstructions may show somebody else.
             UnlearningError: a loss or a measure is not finite.
         """
-        hashes = self._networks.hashes
-        who = self._evaluate.who(person)
-        training = fingerprint.of_training(self._config, who, hashes)
-        entry = folder.results()
-        if entry and self._evaluate.is_current(entry, training):
-            if not self._attack or "verdict" in entry:
-                self._console.say(
-                    f"{person.title} is already done with these settings: {folder.path}"
-                )
-                return entry
-        else:
-            entry = None
+        entry, who, training = self._current(person, folder)
+        if self._is_complete(entry):
+            self._console.say(
+                f"{person.title} is already done with these settings: {folder.path}"
+            )
+            return entry
         stored, found = folder.stored(training), None
         if stored is None:
             found = self._unlearn(person, who, folder, training)
@@ -109,6 +103,28 @@ class UnlearnJob:
         if self._attack and "verdict" not in entry:
             return self._attack.attack(person, folder, stored, entry, found)
         return entry
+
+    def done(self, person: Person, folder: PersonFolder) -> dict[str, Any] | None:
+        """Returns the entry of a person who needs no more work, otherwise None."""
+        if not folder.results():
+            return None  # without reading the photos
+        entry, _, _ = self._current(person, folder)
+        return entry if self._is_complete(entry) else None
+
+    def _current(
+        self, person: Person, folder: PersonFolder
+    ) -> tuple[dict[str, Any] | None, str, str]:
+        """Returns an up-to-date entry or None, and the person's and training's hash."""
+        who = self._evaluate.who(person)
+        hashes = self._networks.hashes
+        training = fingerprint.of_training(self._config, who, hashes)
+        entry = folder.results()
+        current = entry is not None and self._evaluate.is_current(entry, training)
+        return entry if current else None, who, training
+
+    def _is_complete(self, entry: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+        """Returns whether nothing is left to do."""
+        return entry is not None and (not self._attack or "verdict" in entry)
 
     def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
         settings = self._config.parallel

@@ -1,9 +1,9 @@
 """Processes people in parallel: each device works on one person at a time."""
 
-import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -20,12 +20,20 @@ class UnusableError(Exception):
     """A worker cannot be used; the `__cause__` says why."""
 
 
-class PersonJob(Protocol):
-    """What a mode does for each person; see `unlearn.UnlearnJob`."""
+class Worker(Protocol):
+    """Processes one person at a time."""
 
     def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
         """Processes a person; returns the person's entry in results.json."""
         ...
+
+    def done(self, person: Person, folder: PersonFolder) -> dict[str, Any] | None:
+        """Returns the entry of a person who needs no more work, otherwise None."""
+        ...
+
+
+class PersonJob(Worker, Protocol):
+    """What a mode does for each person; see `unlearn.UnlearnJob`."""
 
     def close(self) -> None:
         """Lets the other processes end."""
@@ -34,44 +42,61 @@ class PersonJob(Protocol):
 
 Item = TypeVar("Item")
 MakeJob = Callable[[Config, Networks, DeviceGroup, Console], PersonJob]
-Worker = Callable[[Person, PersonFolder], dict[str, Any]]
 _NAME, _END = "guide_jax worker", object()
 
 
-def worker_on(
-    position: int,
-    device: jax.Device,
-    config: Config,
-    networks: Networks,
-    make_job: MakeJob,
-) -> Worker:
-    """Returns a worker that processes people on one device.
+class DeviceWorker:
+    """Processes people on one device."""
 
-    Args:
-        position: line of its progress bar on the terminal.
-        device: the device.
-        config: the run's settings.
-        networks: the run's networks, copied to the device when its first person starts.
-        make_job: creates the mode's job.
-    """
-    console = Console(position, f"[{device}] ")
+    def __init__(
+        self,
+        position: int,
+        device: jax.Device,
+        config: Config,
+        networks: Networks,
+        make_job: MakeJob,
+    ):
+        """Prepares nothing yet.
 
-    @functools.cache
-    def job() -> PersonJob:
-        return make_job(
-            config, networks.on_device(device), DeviceGroup([device]), console
-        )
+        Args:
+            position: line of its progress bar on the terminal.
+            device: the device.
+            config: the run's settings.
+            networks: the run's networks, copied to the device for its first person.
+            make_job: creates the mode's job.
+        """
+        self._console, self._device = Console(position, f"[{device}] "), device
+        self._config, self._networks = config, networks
+        self._make_job = make_job
+        self._job: PersonJob | None = None
 
-    def work(person: Person, folder: PersonFolder) -> dict[str, Any]:
+    def __call__(self, person: Person, folder: PersonFolder) -> dict[str, Any]:
+        """Processes a person; raises UnusableError if the device cannot be used."""
+        with self._ready() as job:
+            return job(person, folder)
+
+    def done(self, person: Person, folder: PersonFolder) -> dict[str, Any] | None:
+        """Returns the entry of a person who needs no more work, otherwise None."""
+        with self._ready() as job:
+            return job.done(person, folder)
+
+    @contextmanager
+    def _ready(self) -> Iterator[PersonJob]:
+        """Yields the job, which is made once, on the device."""
+        device = self._device
         # Both settings are local to a thread.
         with jax.default_device(device), jax.default_matmul_precision("highest"):
-            try:
-                ready = job()
-            except Exception as error:
-                raise UnusableError(device) from error
-            return ready(person, folder)
-
-    return work
+            if self._job is None:
+                try:
+                    self._job = self._make_job(
+                        self._config,
+                        self._networks.on_device(device),
+                        DeviceGroup([device]),
+                        self._console,
+                    )
+                except Exception as error:
+                    raise UnusableError(device) from error
+            yield self._job
 
 
 def spread(

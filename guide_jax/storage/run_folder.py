@@ -25,6 +25,7 @@ from guide_jax.training.checkpoint import TrainStateStore
 
 # Files of a run.
 TABLE, PAGE, PEOPLE = "results.csv", "report.html", "people"
+FAULTS = ".faults_{}.json"  # who failed in which process, while several run
 # Files of a person. If a run has only one person, both share the run's folder.
 METRICS, RESULTS, PICTURE = "metrics.jsonl", "results.json", "before_after.png"
 CODES, EMBEDDINGS, ATTACKS = "codes.npz", "embeddings.npz", "attacks.json"
@@ -133,7 +134,7 @@ class PersonFolder:
                 that the training would replace. The message says what differs.
         """
         cure = "choose another --workdir, or replace it with --config.overwrite=True"
-        record = self._record()
+        record = self.record()
         if record and record.training != training:
             raise InputError(
                 f"{self.path} holds the result of {record.person} with other settings"
@@ -171,7 +172,7 @@ class PersonFolder:
         same_versions = not origin or not Origin.from_json(origin).other_versions(now)
         return belongs_to == training and same_versions
 
-    def _record(self) -> TrainingRecord | None:
+    def record(self) -> TrainingRecord | None:
         """Returns the record of the stored generator, or None."""
         try:
             return TrainingRecord.from_json(read_about(self.path / GENERATOR))

@@ -1,10 +1,13 @@
-"""Shares each step among several processes, on one machine or many.
+"""Connects several processes, on one machine or many, and shares each step among them.
 
 Process 0 decides, reads photos, measures and writes. The rest wait for its instructions
-and take part in every step.
+and take part in every step. Processes that share people instead (see
+`experiment/shares.py`) only learn here which of them they are.
 """
 
+import dataclasses
 import itertools
+import os
 import socket
 import time
 from typing import Any
@@ -22,27 +25,35 @@ Tree = Any
 # of a process is noticed, and how long a process waits for process 0 to start.
 BARRIER_TIMEOUT, HEARTBEAT_TIMEOUT, CONNECT_TIMEOUT = 30 * 24 * 3600, 30, 300
 _barriers = itertools.count()  # a barrier's name can be used only once
+# What srun tells each task, unlike the batch script around it, and GKE each TPU host:
+# index, and number or names of all.
+SLURM = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
+GKE = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
 
 
-def start(settings: Parallel) -> None:
+def start(settings: Parallel) -> Parallel:
     """Connects the processes of `config.parallel`; call this before using JAX.
 
+    Processes that share people are not connected.
+
     Args:
-        settings: `coordinator` is "" for a single process, HOST:PORT of process 0, or
-            "auto" where the cluster (SLURM, a TPU pod) assigns the processes.
+        settings: valid ones (see `config_checks.check_parallel`). `coordinator` is ""
+            for a single process, HOST:PORT of process 0, or "auto" where the cluster
+            (SLURM, a TPU pod) assigns the processes.
+
+    Returns:
+        The settings with the numbers that the cluster assigned.
 
     Raises:
-        InputError: the settings are invalid, or process 0 cannot be reached.
+        InputError: process 0 cannot be reached, or the cluster assigns no numbers.
     """
+    automatic = settings.coordinator == "auto"
+    if settings.over == "people":
+        return _assigned(settings) if automatic else settings
     if not settings.coordinator:
-        return
+        return settings
     known: dict[str, Any] = {}
-    if settings.coordinator != "auto":
-        if not 0 <= settings.process < settings.processes:
-            raise InputError(
-                f"config.parallel.process is {settings.process}; it counts from 0 and"
-                f" must be below config.parallel.processes ({settings.processes})"
-            )
+    if not automatic:
         if settings.process:
             _wait_for(settings.coordinator)
         else:
@@ -60,6 +71,28 @@ def start(settings: Parallel) -> None:
             f"config.parallel.coordinator is {settings.coordinator!r}: the processes"
             f" cannot connect ({reason})"
         ) from error
+    return dataclasses.replace(
+        settings, process=jax.process_index(), processes=jax.process_count()
+    )
+
+
+def _assigned(settings: Parallel) -> Parallel:
+    """Returns settings with the numbers that the environment names."""
+    found = os.environ
+    if all(name in found for name in SLURM):
+        process, processes = (int(found[name]) for name in SLURM)
+    elif all(name in found for name in GKE):
+        process, processes = int(found[GKE[0]]), len(found[GKE[1]].split(","))
+        # The hosts of several slices are numbered in each slice.
+        process += processes * int(found.get("MEGASCALE_SLICE_ID", 0))
+        processes *= int(found.get("MEGASCALE_NUM_SLICES", 1))
+    else:
+        raise InputError(
+            "config.parallel.coordinator is 'auto', but neither SLURM's srun nor GKE"
+            " has given this process a number; set config.parallel.processes and"
+            " config.parallel.process"
+        )
+    return dataclasses.replace(settings, process=process, processes=processes)
 
 
 def _address(coordinator: str) -> tuple[str, int]:

@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from guide_jax.errors import InputError
-from guide_jax.storage.lock import LOCK, locked
+from guide_jax.storage.lock import LOCK, Member, is_running, locked
 
 HOLD = """
 import sys
@@ -111,3 +112,71 @@ def test_a_file_system_without_locks_is_used_with_a_warning(
     with locked(tmp_path):
         pass
     assert "no locks are possible there (Operation not supported)" in caplog.text
+    with (
+        pytest.raises(InputError, match=r"no locks are possible there .*choose a --w"),
+        locked(tmp_path, Member("a", 0)),
+    ):
+        raise AssertionError("processes cannot see each other")
+
+
+# Several processes of one run ---------------------------------------------------------
+
+
+def test_the_processes_of_a_run_share_its_folder(tmp_path):
+    first, second = Member("a", 0), Member("a", 1)
+    with locked(tmp_path, second):
+        assert not is_running(tmp_path, first)
+        with locked(tmp_path, first):
+            assert is_running(tmp_path, first)
+        assert is_running(tmp_path, second)
+        assert not is_running(tmp_path, first)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("holder", "second", "message"),
+    [
+        (Member("a", 1), Member("a", 1), r"in use by process \d+ on \S+; wait until"),
+        (
+            Member("a", 1),
+            Member("b", 0),
+            "in a run with other settings, people, weig",
+        ),
+        (Member("a", 1), None, r"in use by process \d+ on \S+; wait until"),
+        (None, Member("a", 1), r"in use by process \d+ on \S+; wait until"),
+    ],
+)
+def test_another_run_and_the_same_process_are_refused(
+    tmp_path, holder, second, message
+):
+    with locked(tmp_path, holder):
+        before = list(tmp_path.iterdir())
+        with (
+            pytest.raises(InputError, match=message),
+            locked(tmp_path, second),
+        ):
+            raise AssertionError("locked twice")
+        assert list(tmp_path.iterdir()) == before
+    with locked(tmp_path, second):
+        pass
+
+
+def test_locks_of_a_killed_run_are_removed(tmp_path):
+    for name in (LOCK, f"{LOCK}_a_0", f"{LOCK}_b_1"):
+        (tmp_path / name).write_text("process 1 on a host that is gone")
+    with locked(tmp_path, Member("b", 0)):
+        left = {path.name for path in tmp_path.iterdir()}
+        # Process 1 of this run may be about to take its lock again.
+        assert left == {f"{LOCK}_b_0", f"{LOCK}_b_1"}
+    with locked(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_look_at_a_lock_does_not_keep_its_owner_out(tmp_path):
+    path = tmp_path / f"{LOCK}_a_0"
+    path.touch()
+    look = path.open()
+    fcntl.flock(look, fcntl.LOCK_SH)
+    threading.Timer(0.2, look.close).start()
+    with locked(tmp_path, Member("a", 0)):
+        assert is_running(tmp_path, Member("a", 0))

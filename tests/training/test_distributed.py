@@ -1,5 +1,6 @@
 """Two processes of four devices each, started by main.py, share every step."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import tiny
 
 import main
 from configs import default
+from guide_jax.config import read
 from guide_jax.errors import InputError
 from guide_jax.experiment import modes as experiment
 from guide_jax.storage.network_file import load_network, save_network
@@ -179,13 +181,42 @@ def test_an_unreachable_coordinator_is_named_in_the_error(monkeypatch):
         distributed.start(settings)
 
 
-@pytest.mark.parametrize(("process", "processes"), [(2, 2), (1, 1)])
-def test_an_out_of_range_process_index_is_rejected(process, processes):
-    settings = default.get_config().parallel
-    settings.coordinator = "127.0.0.1:1"
-    settings.process, settings.processes = process, processes
-    with pytest.raises(InputError, match=f"process is {process}.*below.*{processes}"):
-        distributed.start(settings)
+def by_people(**changes):
+    settings = read(default.get_config()).parallel
+    return dataclasses.replace(settings, over="people", **changes)
+
+
+def test_processes_that_share_people_are_not_connected(monkeypatch):
+    def connect(**kwargs):
+        raise AssertionError("connected")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", connect)
+    for coordinator in ("", "127.0.0.1:1"):
+        settings = by_people(coordinator=coordinator, processes=3, process=2)
+        assert distributed.start(settings) == settings
+
+
+@pytest.mark.parametrize(
+    ("variables", "numbers"),
+    [
+        ({"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "6"}, (4, 6)),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c"}, (1, 3)),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c",
+          "MEGASCALE_SLICE_ID": "1", "MEGASCALE_NUM_SLICES": "2"}, (4, 6)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, None),  # without srun
+    ],
+)  # fmt: skip
+def test_a_cluster_numbers_the_processes(monkeypatch, variables, numbers):
+    for name in (*distributed.SLURM, *distributed.GKE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if numbers:
+        found = distributed.start(by_people(coordinator="auto"))
+        assert (found.process, found.processes) == numbers
+        return
+    with pytest.raises(InputError, match="neither SLURM's srun nor GKE has given"):
+        distributed.start(by_people(coordinator="auto"))
 
 
 def test_what_several_processes_do_not_support_is_rejected(monkeypatch, tmp_path):
@@ -195,8 +226,12 @@ def test_what_several_processes_do_not_support_is_rejected(monkeypatch, tmp_path
         with pytest.raises(InputError, match="only --mode=unlearn can use them"):
             experiment.run(config, tmp_path, mode)
     config.parallel.over = "people"
-    with pytest.raises(InputError, match=r"only config\.parallel\.over=latents"):
+    with pytest.raises(InputError, match="JAX has connected 2 processes, but those"):
         experiment.run(config, tmp_path)
+    monkeypatch.undo()
+    config.parallel.processes = 2
+    with pytest.raises(InputError, match="--mode=render works in a single process"):
+        experiment.run(config, tmp_path, "render")
 
 
 def test_a_single_process_is_main_and_broadcasts_nothing():
