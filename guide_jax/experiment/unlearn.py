@@ -1,5 +1,6 @@
 """Forgets people: computes the code, trains, stores the result and measures it."""
 
+import time
 from typing import Any, TypeGuard
 
 from guide_jax.config_types import Config
@@ -158,7 +159,10 @@ class UnlearnJob:
             folder.drop_others(training, origin)
         else:
             folder.check_replaceable(training, origin)
+        began = time.monotonic()
         found = self._latents(person)
+        # The search for what is left of an erased person is its training.
+        erased = self._config.training.erase and time.monotonic() - began
         codes = found.codes
         folder.prepare()
         self._check(found, folder)
@@ -190,7 +194,7 @@ class UnlearnJob:
             who=who,
             generator=self._networks.hashes["generator"],
             skipped=found.skipped,
-            seconds=round(log.seconds, 1),
+            seconds=round(log.seconds + (erased or 0), 1),
             photos=max(1, len(found.photos.paths)),
             tests=[path.name for path in found.tests.paths],
             networks=dict(origin.networks),
