@@ -82,7 +82,25 @@ class Found(NamedTuple):
     changes: np.ndarray | None = None
 
 
-class Moves(NamedTuple):
+class _Given(NamedTuple):
+    """What is known of a person before the targets.
+
+    Attributes:
+        found: with the codes in place of their targets.
+        mean: the mean code of the person's photos `[1, L, D]`.
+        groups: each code's group `[P]`.
+        shown: images of the person `[n, H, W, 3]`, to search for.
+        starts: where the search for each of them starts, `[n, L, D]`.
+    """
+
+    found: Found
+    mean: np.ndarray
+    groups: np.ndarray
+    shown: np.ndarray
+    starts: np.ndarray
+
+
+class _Moves(NamedTuple):
     """Where a person's codes move.
 
     Attributes:
@@ -94,6 +112,10 @@ class Moves(NamedTuple):
     targets: np.ndarray
     fold_map: FoldMap | None = None
     changes: np.ndarray | None = None
+
+
+def _ignore(found: Found) -> None:
+    """Does nothing with what was found."""
 
 
 class LatentFinder:
@@ -138,17 +160,33 @@ class LatentFinder:
                 self._console,
             )
 
-    def __call__(self, person: Person) -> Found:
+    def __call__(
+        self, person: Person, on_codes: Callable[[Found], None] = _ignore
+    ) -> Found:
         """Inverts a person's photos, or maps the person's seed to a code.
+
+        Args:
+            person: the person.
+            on_codes: called when the codes are known, but their targets are not yet,
+                which take longer with the method "erase". What it raises is passed on.
 
         Raises:
             InputError: no photo can be used, or the code has no target.
             UnlearningError: refinement never reached a finite error, or a code is not
                 finite.
         """
-        return self._of_photos(person) if person.photos else self._of_seed(person)
+        given = self._of_photos(person) if person.photos else self._of_seed(person)
+        found, mean, groups, shown, starts = given
+        on_codes(found)
+        w_u = found.codes.w_u
+        moves = self._moves(w_u, mean, groups, shown, starts)
+        return found._replace(
+            codes=found.codes._replace(w_target=moves.targets),
+            fold_map=moves.fold_map,
+            changes=moves.changes,
+        )
 
-    def _of_photos(self, person: Person) -> Found:
+    def _of_photos(self, person: Person) -> _Given:
         photos, skipped = self._read(person.photos)
         tests, further = self.read(person.tests)
         shown, w_u = photos.images, self._invert(photos.images)
@@ -159,12 +197,11 @@ class LatentFinder:
             w_u = np.concatenate([w_u, self._invert(copies, w_u)])
             groups = np.append(groups, _groups_of_copies(len(copies)))
             shown = np.concatenate([shown, copies])
-        moves = self._moves(w_u, mean, groups, shown, w_u)
-        codes = Codes(w_u, moves.targets, _finite(self._invert(tests.images)))
-        ways = moves.fold_map, moves.changes
-        return Found(codes, skipped + further, photos, tests, *ways)
+        codes = Codes(_finite(w_u), w_u, _finite(self._invert(tests.images)))
+        found = Found(codes, skipped + further, photos, tests)
+        return _Given(found, mean, groups, shown, w_u)
 
-    def _of_seed(self, person: Person) -> Found:
+    def _of_seed(self, person: Person) -> _Given:
         assert person.seed is not None  # a person has photos or a seed
         generator, training = self._generator, self._config.training
         w_u = mean = np.asarray(self._mapping(z_of_seed(person.seed, generator.z_dim)))
@@ -180,10 +217,10 @@ class LatentFinder:
             starts = self.encode(shown)
             w_u = np.concatenate([w_u, starts])
             groups = np.concatenate([groups, [1], 1 + _groups_of_copies(len(copies))])
-        moves = self._moves(w_u, mean, groups, shown, starts)
         nothing, _ = self.read(())
-        codes = Codes(w_u, moves.targets, w_u[:0])
-        return Found(codes, [], nothing, nothing, moves.fold_map, moves.changes)
+        codes = Codes(_finite(w_u), w_u, w_u[:0])
+        found = Found(codes, [], nothing, nothing)
+        return _Given(found, mean, groups, shown, starts)
 
     def encode(self, photos: np.ndarray) -> np.ndarray:
         """Returns the encoder's codes `[n, L, D]` of photos `[n, H, W, 3]`, unrefined.
@@ -200,7 +237,7 @@ class LatentFinder:
         groups: np.ndarray,
         shown: np.ndarray,
         starts: np.ndarray,
-    ) -> Moves:
+    ) -> _Moves:
         """Returns where codes move, by the config's method.
 
         Args:
@@ -215,7 +252,7 @@ class LatentFinder:
             InputError: the codes have no target.
         """
         config, w_avg = self._config, self._generator.mapping.w_avg[...]
-        training, w_u = config.training, _finite(w_u)
+        training = config.training
         if np.allclose(mean, w_avg, atol=1e-6):
             raise InputError(
                 "the person's code equals the mean code, so it has no direction to move"
@@ -226,14 +263,14 @@ class LatentFinder:
             candidates = self.random(CANDIDATE_SEED, CANDIDATES)
             images = shown, starts, candidates
             changes = self._eraser(by_group, *images, self._identities)
-            return Moves(self._eraser.moved(w_u, changes), changes=changes)
+            return _Moves(self._eraser.moved(w_u, changes), changes=changes)
         if training.fold:
             return self._folded(training.fold, w_u, groups)
         of = target.TARGETS[config.target.name]
         made = of(jnp.asarray(mean), w_avg, config.target.distance)
-        return Moves(np.array(jnp.broadcast_to(made, w_u.shape)))
+        return _Moves(np.array(jnp.broadcast_to(made, w_u.shape)))
 
-    def _folded(self, fold: Fold, w_u: np.ndarray, groups: np.ndarray) -> Moves:
+    def _folded(self, fold: Fold, w_u: np.ndarray, groups: np.ndarray) -> _Moves:
         w_avg = self._generator.mapping.w_avg[...]
         k = groups if fold.discriminant else np.zeros_like(groups)
         by_group = [w_u[k == i] for i in range(k.max() + 1)]
@@ -243,7 +280,7 @@ class LatentFinder:
         made = target.fold_person(
             jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
         )
-        return Moves(np.array(made), fold_map)
+        return _Moves(np.array(made), fold_map)
 
     @functools.cached_property
     def _eraser(self) -> Eraser:

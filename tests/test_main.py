@@ -571,7 +571,8 @@ def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
         raise UnlearningError("the loss is nan at step 0")
 
     monkeypatch.setattr(trainer.Trainer, "__call__", fail)
-    assert mistake({}, code=1) == ["error: the loss is nan at step 0"]
+    fold = {"method": "fold", "steps": 1}
+    assert mistake(fold, code=1) == ["error: the loss is nan at step 0"]
     assert not (tmp_path / "work").exists()
 
 

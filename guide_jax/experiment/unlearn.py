@@ -159,19 +159,23 @@ class UnlearnJob:
             folder.drop_others(training, origin)
         else:
             folder.check_replaceable(training, origin)
-        began = time.monotonic()
-        found = self._latents(person)
-        # The search for what is left of an erased person is its training.
-        erased = self._config.training.erase and time.monotonic() - began
+        config, began = self._config, time.monotonic()
+
+        def begin(found: Found) -> None:
+            nonlocal began
+            folder.prepare()
+            self._check(found, folder)
+            self._console.say(
+                f"forgetting {person.title} ({config.name},"
+                f" {self._networks['generator'].resolution} px,"
+                f" {method_of(config.fields)}); results go to {folder.path}"
+            )
+            began = time.monotonic()
+
+        found = self._latents(person, begin)
+        # To search for what is left of an erased person is to train.
+        searched = time.monotonic() - began if config.training.erase else 0.0
         codes = found.codes
-        folder.prepare()
-        self._check(found, folder)
-        config = self._config
-        self._console.say(
-            f"forgetting {person.title} ({config.name},"
-            f" {self._networks['generator'].resolution} px,"
-            f" {method_of(config.fields)}); results go to {folder.path}"
-        )
         state = folder.train_state(training, config.training.save_every, origin)
         with folder.step_log(training) as log:
             try:
@@ -194,7 +198,7 @@ class UnlearnJob:
             who=who,
             generator=self._networks.hashes["generator"],
             skipped=found.skipped,
-            seconds=round(log.seconds + (erased or 0), 1),
+            seconds=round(log.seconds + searched, 1),
             photos=max(1, len(found.photos.paths)),
             tests=[path.name for path in found.tests.paths],
             networks=dict(origin.networks),
