@@ -169,9 +169,9 @@ def get_config() -> ConfigDict:
     # taken out. The smaller, the better are others kept, and the more is left of the
     # person for an attacker who searches.
     erase.shrinkage = 0.5
-    # How far the person's code moves towards a replacement identity: of 64 random
+    # How far the person's codes move towards a replacement identity: of 64 random
     # people, the one who leaves the person least similar.
-    erase.limit = 12.0
+    erase.limit = 11.0
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted
     # terms, multiplied by its `weight`.

@@ -25,7 +25,7 @@ from guide_jax.models.edited import edited
 from guide_jax.models.generator import Generator
 from guide_jax.search import Search
 
-DISCRIMINANT = 0.2  # shrinkage of the replacement's discriminant
+DISCRIMINANT = 0.02  # shrinkage of the replacement's discriminant
 
 Identities = Callable[[np.ndarray], np.ndarray]  # codes [N, L, D] -> embeddings [N, E]
 
@@ -69,8 +69,8 @@ class Eraser:
         """Returns changes `[L, D, D]`, as `models.edited.edited` takes them.
 
         Args:
-            groups: the person's codes, `[P_k, L, D]` each; the replacement is for the
-                mean of the first group.
+            groups: the person's codes, `[P_k, L, D]` each. Each group's mean moves by
+                the replacement, which is chosen for the first one.
             photos: images of the person `[N, H, W, 3]` that are searched for.
             starts: codes `[N, L, D]` from which the search starts.
             candidates: codes of possible replacements `[C, L, D]`.
@@ -83,10 +83,10 @@ class Eraser:
             left = self._left(kept, photos, starts)
             directions = np.concatenate([directions, left[None]])
         kept = self.projection(directions)
-        own = offsets[0]
-        replacement = self._replacement(own, kept, candidates, identities)
-        identity = np.eye(own.shape[1])
-        return (identity + self._towards(own, replacement)) @ kept - identity
+        replacement = self._replacement(offsets[0], kept, candidates, identities)
+        identity = np.eye(kept.shape[1])
+        towards = self._towards(np.stack(offsets), replacement)
+        return (identity + towards) @ kept - identity
 
     def moved(self, codes: np.ndarray, changes: np.ndarray) -> np.ndarray:
         """Returns what codes `[N, L, D]` are read as."""
@@ -127,14 +127,17 @@ class Eraser:
         offsets = np.float64(reached[steps].codes) - self._w_avg
         return np.einsum("nld,lde->nle", offsets, kept).mean(axis=0)
 
-    def _towards(self, own: np.ndarray, replacement: np.ndarray) -> np.ndarray:
-        """Returns changes `[L, D, D]` that move the person by the replacement.
+    def _towards(self, offsets: np.ndarray, replacement: np.ndarray) -> np.ndarray:
+        """Returns changes `[L, D, D]` that move offsets `[K, L, D]` by the replacement.
 
         Others move in proportion to their component by the discriminant.
         """
-        measures = self._discounted(own.T, DISCRIMINANT).T  # [L, D]
-        measures /= np.sum(measures * own, axis=1, keepdims=True)
-        return measures[:, :, None] * replacement[:, None, :]
+        changes = []
+        for rows, moved in zip(offsets.swapaxes(0, 1), replacement, strict=True):
+            measures = self._discounted(rows.T, DISCRIMINANT)  # [D, K]
+            both = measures @ np.linalg.pinv(rows @ measures).sum(axis=1)
+            changes.append(both[:, None] * moved[None])
+        return np.stack(changes)
 
     def _replacement(
         self,

@@ -131,6 +131,18 @@ def test_the_person_moves_by_the_limit_to_the_least_similar_candidate(generator)
     assert same.index(True) == np.argmin(similarities)
 
 
+def test_each_group_of_codes_moves_by_the_replacement(generator):
+    erase, _ = eraser(generator, rounds=0)
+    changes = erase([OWN, ENCODED], PHOTOS, STARTS, CANDIDATES, alike)
+    means = np.stack([OWN.mean(axis=0), ENCODED.mean(axis=0)])
+    away = means - w_avg(generator)
+    direction = np.sum([x / np.linalg.norm(x) for x in away], axis=0)
+    kept = np.einsum("nld,lde->nle", away, erase.projection(direction[None]))
+    moved = erase.moved(means, changes) - w_avg(generator) - kept
+    np.testing.assert_allclose(moved[0], moved[1], atol=1e-4)
+    assert np.linalg.norm(moved[0]) == pytest.approx(SETTINGS.limit, rel=1e-4)
+
+
 def test_others_lose_least_along_the_covariance(generator):
     exact, _ = eraser(generator, shrinkage=1e-6)
     plain, _ = eraser(generator, shrinkage=1e6)
