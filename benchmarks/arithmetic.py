@@ -57,7 +57,12 @@ def identity_flop(network: IRNet) -> int:
 
 
 def step_flop(
-    network: Synthesis, lpips: LPIPS, identity: IRNet, latents: int, pairs: int
+    network: Synthesis,
+    lpips: LPIPS,
+    identity: IRNet,
+    latents: int,
+    pairs: int,
+    lpips_resolution: int | None = None,
 ) -> int:
     """Returns the useful FLOP of one step.
 
@@ -72,9 +77,10 @@ def step_flop(
         identity: the identity encoder in the loss.
         latents: number of latents, 1 + N_a + N_g.
         pairs: number of pairs that have an identity loss, 1 + N_a.
+        lpips_resolution: side of LPIPS's images in pixels; by default, the network's.
     """
     images = 4 * synthesis_flop(network)
-    images += 3 * lpips_flop(lpips, network.resolutions[-1])
+    images += 3 * lpips_flop(lpips, lpips_resolution or network.resolutions[-1])
     return latents * images + pairs * 3 * identity_flop(identity)
 
 
