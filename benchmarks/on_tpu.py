@@ -68,7 +68,7 @@ COLLECTIVE = re.compile(
 )
 TOO_LARGE = re.compile(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-CASE = ("program", "tiny", "size", "dtype", "precision", "chip", "devices")
+CASE = ("program", "tiny", "size", "dtype", "precision", "effort", "chip", "devices")
 
 
 def devices(chip: str, count: int) -> list[jax.Device]:
@@ -101,8 +101,9 @@ def compile_case(case: dict) -> dict:
     )
     result = {"trace_s": time.monotonic() - started}
     started, cpu = time.monotonic(), time.process_time()
+    options = {"exec_time_optimization_effort": case["effort"]}
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options if case["effort"] else None)
     except jax.errors.JaxRuntimeError as error:
         used = TOO_LARGE.search(str(error))
         if used:
@@ -157,18 +158,22 @@ def table(rows: list[dict]) -> list[list[str]]:
 
 def cases(args: argparse.Namespace) -> list[dict]:
     """Returns the cases that the command line chooses, the smallest first."""
+    counts = args.devices if args.program == "step" else (1,)
     return [
-        dict(
-            zip(
-                CASE,
-                (args.program, args.tiny, size, dtype, args.precision, chip, count),
-                strict=True,
-            )
-        )
+        {
+            "program": args.program,
+            "tiny": args.tiny,
+            "size": size,
+            "dtype": dtype,
+            "precision": args.precision,
+            "effort": args.effort,
+            "chip": chip,
+            "devices": count,
+        }
         for size in args.sizes
         for dtype in args.dtypes
         for chip in args.chips
-        for count in (args.devices if args.program == "step" else (1,))
+        for count in counts
     ]
 
 
@@ -183,6 +188,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     programs = tpu_programs.PROGRAMS
     parser.add_argument("--program", choices=programs, default="step")
     parser.add_argument("--precision", default="default", help="config.precision")
+    parser.add_argument(
+        "--effort",
+        type=float,
+        default=0.0,
+        help="XLA's exec_time_optimization_effort; below 0 compiles faster",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/tpu.jsonl"))
     parser.add_argument("--show", action="store_true", help="only print the table")
     parser.add_argument(
@@ -197,9 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     done = records.read(args.out)
     if not args.show:
         versions = {name: metadata.version(name) for name in ("jax", "libtpu")}
-        known = [[row[name] for name in CASE] for row in done]
+        known = [[row.get(name) for name in CASE] for row in done]
         for case in cases(args):
-            if list(case.values()) in known:
+            if [case[name] for name in CASE] in known:
                 continue
             print("compiling", *case.values(), flush=True)
             row = case | compile_case(case) | versions

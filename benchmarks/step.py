@@ -50,7 +50,6 @@ TORCH = ("published", "shared", "batched")
 # Relative tolerances. A ReLU that flips in float32 changes the gradient more than the
 # loss.
 TOLERANCE = {"loss": 1e-3, "gradient": 1e-2}
-MATRIX = {"cpu": (2048, 1), "gpu": (8192, 10)}  # size, consecutive products
 
 
 def prepare_ours(problem: Problem, name: str, compute: Compute) -> Prepared:
@@ -154,26 +153,6 @@ def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -
         sys.exit(f"loss or gradient differs from ours, not timed: {', '.join(faults)}")
 
 
-def peaks(torch_step: Any, tiny: bool) -> dict[str, tuple[float, float]]:
-    """Measures large matrix products.
-
-    Returns:
-        By precision, FLOP per second and FLOP per CPU-second.
-    """
-    size, times = (256, 1) if tiny else MATRIX[platform()]
-    kinds = {"float32": ("float32", "highest")}
-    if platform() == "gpu":
-        kinds |= {"tf32": ("float32", "tensorfloat32"), "bf16": ("bfloat16", "default")}
-    speeds = {}
-    for name, (dtype, precision) in kinds.items():
-        product = arithmetic.jax_product(size, dtype, precision)
-        speeds[name] = arithmetic.speed(size, product, times)
-    if torch_step and platform() == "cpu":
-        theirs = arithmetic.speed(size, torch_step.product(size), times)
-        speeds["float32"] = tuple(map(max, speeds["float32"], theirs))
-    return speeds
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -263,7 +242,7 @@ def main(argv: list[str] | None = None) -> None:
         compare(prepared, compute, problem)
     runs = {name: variant.run for name, variant in prepared.items()}
     timings = measuring.by_turns(runs, args.turns, steps)
-    speeds = peaks(torch_step, args.tiny)
+    speeds = arithmetic.peaks(torch_step, args.tiny)
     flop = problem.flop(args.lpips_resolution)
     print(f"useful arithmetic: {flop / 1e9:.1f} GFLOP per step; measured peaks:")
     for name, (wall, cpu) in speeds.items():

@@ -13,6 +13,7 @@ CASE = {
     "size": 32,
     "dtype": "float32",
     "precision": "default",
+    "effort": 0.0,
     "chip": "v5e",
     "devices": 4,
 }
