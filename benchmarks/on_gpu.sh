@@ -4,8 +4,8 @@
 #     benchmarks/on_gpu.sh [OPTIONS] OUT      python -m benchmarks.on_gpu --help lists them
 #
 # Needs one NVIDIA GPU, Python 3.11 or newer, and jax with CUDA; with PyTorch, it is compared.
-# Other packages that are missing are installed from the folder wheels/ ($WHEELS), because the
-# machine may have no network. This fills the folder, on a machine with the same Python:
+# Other packages that are missing are installed from the folder wheels/ ($WHEELS) to build/on_gpu,
+# because the machine may have no network. This fills wheels/, on a machine with the same Python:
 #
 #     pip wheel --no-deps --wheel-dir wheels -r benchmarks/wheels.txt
 #
@@ -17,5 +17,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
-"$python" -m benchmarks.wheels "${WHEELS:-wheels}" || echo "some packages are missing; going on"
+packages=build/on_gpu
+export PYTHONPATH="$PWD:$PWD/$packages${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -m benchmarks.wheels "${WHEELS:-wheels}" "$packages" || echo "some packages are missing; going on"
 exec "$python" -m benchmarks.on_gpu "$@"

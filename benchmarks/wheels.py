@@ -1,4 +1,10 @@
-"""Installs from a folder of wheels what is missing here; see benchmarks/on_gpu.sh."""
+"""Installs from a folder of wheels what is missing here; see benchmarks/on_gpu.sh.
+
+    python -m benchmarks.wheels wheels build/on_gpu
+
+It goes into a folder of its own, for PYTHONPATH, because a machine's Python may refuse
+to have packages installed.
+"""
 
 import importlib.metadata
 import re
@@ -24,8 +30,16 @@ def _has(requirement: str) -> bool:
     return True
 
 
-def main(folder: str) -> int:
-    """Installs what is missing; returns pip's exit code."""
+def main(folder: str, target: str) -> int:
+    """Installs what is missing.
+
+    Args:
+        folder: the folder of wheels.
+        target: the folder to install to.
+
+    Returns:
+        0 if nothing is missing afterwards, otherwise 1 or pip's exit code.
+    """
     wanted = missing()
     if not wanted:
         return 0
@@ -34,13 +48,12 @@ def main(folder: str) -> int:
         print(f"not installed, and there is no folder {folder}: {names}")
         return 1
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    pip += ["--no-index", "--find-links", folder, "--target", target]
+    if not subprocess.run([*pip, *wanted], check=False).returncode:
+        return 0
     # A package whose wheel is not there leaves the others installable.
-    codes = [
-        subprocess.run([*pip, "--no-index", "--find-links", folder, name]).returncode
-        for name in wanted
-    ]
-    return max(codes)
+    return max(subprocess.run([*pip, name], check=False).returncode for name in wanted)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
