@@ -97,25 +97,25 @@ def _counts(report: Path) -> Record:
 def _steps(out: Path, px: int) -> list[Part]:
     """Returns the step's parts at a size; the first two are the most important."""
 
-    def part(name: str, limit: int, *options: str, **more) -> Part:
-        tail = (*options, f"--json={out / RESULTS}")
-        step = ("-m", "benchmarks.step")
-        dry = None
-        if more.pop("dry", False):
-            tiny = ("--tiny", "--resolution=32", "--turns=1", "--no-comparison")
-            dry = (*step, *tiny, *(o.replace(str(px // 2), "16") for o in tail))
-        command = (*step, f"--resolution={px}", *tail)
-        return Part(f"step-{px}-{name}", limit, command, dry, **more)
+    def part(name: str, limit: int, *options: str, half=False, dry=False, **more):
+        def command(size: int, *others: str) -> tuple[str, ...]:
+            pooled = (f"--lpips-resolution={size // 2}",) if half else ()
+            settings = (f"--resolution={size}", *options, *pooled, *others)
+            return ("-m", "benchmarks.step", *settings, f"--json={out / RESULTS}")
+
+        tiny = ("--tiny", "--turns=1", "--no-comparison")
+        small = command(32, *tiny) if dry else None
+        return Part(f"step-{px}-{name}", limit, command(px), small, **more)
 
     first, bf16 = px == 1024, "--compute=bfloat16"
     ours, both = ("--ways", "ours"), ("--ways", "ours", "published", "shared")
-    half, alone = f"--lpips-resolution={px // 2}", "--no-comparison"
+    alone = "--no-comparison"
     return [
         part("bfloat16", 420, *ours, bf16, dry=first),
         part("against-torch", 480, *both, needs=_torch, dry=first),
         part("float32", 420, *ours, alone),
-        part("bfloat16-lpips-half", 300, *ours, bf16, half, alone, dry=first),
-        part("float32-lpips-half", 300, *ours, half, alone),
+        part("bfloat16-lpips-half", 300, *ours, bf16, alone, half=True, dry=first),
+        part("float32-lpips-half", 300, *ours, alone, half=True),
         part("bfloat16-accumulating", 300, "--ways", "accumulating", bf16, alone),
         part("float32-accumulating", 300, "--ways", "accumulating", alone),
     ]
