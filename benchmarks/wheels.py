@@ -1,6 +1,6 @@
 """Installs from a folder of wheels what is missing here; see benchmarks/on_gpu.sh.
 
-    python -m benchmarks.wheels wheels build/on_gpu
+    python -m benchmarks.wheels wheels build/on_gpu-3.12
 
 It goes into a folder of its own, for PYTHONPATH, because a machine's Python may refuse
 to have packages installed.

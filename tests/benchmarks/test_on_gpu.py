@@ -1,6 +1,10 @@
 """The parts for a GPU: what is run again, cut off, skipped, and counted as failed."""
 
+import os
+import subprocess
 import sys
+import textwrap
+import time
 
 import pytest
 
@@ -58,6 +62,30 @@ def test_a_part_that_the_call_s_end_cuts_off_is_run_again(call, monkeypatch):
 
 def test_a_part_that_exceeds_its_own_limit_has_failed(call):
     assert call([Part("long", 1, WAITS)]) == (1, {"long": "failed"})
+
+
+def test_the_end_of_the_script_ends_its_part(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from benchmarks import on_gpu
+        from benchmarks.gpu_parts import Part
+        waits = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+        on_gpu.parts = lambda out: [Part("long", 60, ("-c", waits))]
+        on_gpu.device = lambda: ("gpu", "Fake")
+        sys.exit(on_gpu.main([{str(tmp_path)!r}]))
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=on_gpu.ROOT)
+    log = tmp_path / "logs/long.log"
+    until = time.monotonic() + 60
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + 15
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text().split()[0]), 0)
 
 
 def test_a_part_without_results_has_failed(call, tmp_path):
