@@ -7,6 +7,7 @@ activations) is not useful arithmetic and not counted.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ import numpy as np
 from guide_jax.models.arcface import IRNet
 from guide_jax.models.lpips import LPIPS, NETS
 from guide_jax.models.stylegan2 import Synthesis
+
+MATRIX = {"cpu": (2048, 1), "gpu": (8192, 10)}  # size, consecutive products
 
 
 def synthesis_flop(network: Synthesis) -> int:
@@ -57,7 +60,12 @@ def identity_flop(network: IRNet) -> int:
 
 
 def step_flop(
-    network: Synthesis, lpips: LPIPS, identity: IRNet, latents: int, pairs: int
+    network: Synthesis,
+    lpips: LPIPS,
+    identity: IRNet,
+    latents: int,
+    pairs: int,
+    lpips_resolution: int | None = None,
 ) -> int:
     """Returns the useful FLOP of one step.
 
@@ -72,9 +80,10 @@ def step_flop(
         identity: the identity encoder in the loss.
         latents: number of latents, 1 + N_a + N_g.
         pairs: number of pairs that have an identity loss, 1 + N_a.
+        lpips_resolution: side of LPIPS's images in pixels; by default, the network's.
     """
     images = 4 * synthesis_flop(network)
-    images += 3 * lpips_flop(lpips, network.resolutions[-1])
+    images += 3 * lpips_flop(lpips, lpips_resolution or network.resolutions[-1])
     return latents * images + pairs * 3 * identity_flop(identity)
 
 
@@ -110,3 +119,27 @@ def speed(size: int, run: Callable[[int], None], times: int) -> tuple[float, flo
         best_cpu = min(best_cpu, time.process_time() - cpu)
     flop = 2 * size**3 * times
     return flop / best, flop / best_cpu
+
+
+def peaks(torch_step: Any, tiny: bool) -> dict[str, tuple[float, float]]:
+    """Measures large matrix products.
+
+    Args:
+        torch_step: the module with PyTorch's step, or None.
+        tiny: whether to multiply small matrices, to try a script.
+
+    Returns:
+        By precision, FLOP per second and FLOP per CPU-second.
+    """
+    size, times = (256, 1) if tiny else MATRIX[jax.default_backend()]
+    kinds = {"float32": ("float32", "highest")}
+    if jax.default_backend() == "gpu":
+        kinds |= {"tf32": ("float32", "tensorfloat32"), "bf16": ("bfloat16", "default")}
+    speeds = {}
+    for name, (dtype, precision) in kinds.items():
+        product = jax_product(size, dtype, precision)
+        speeds[name] = speed(size, product, times)
+    if torch_step and jax.default_backend() == "cpu":
+        theirs = speed(size, torch_step.product(size), times)
+        speeds["float32"] = tuple(map(max, speeds["float32"], theirs))
+    return speeds

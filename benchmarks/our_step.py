@@ -68,22 +68,30 @@ class Problem(NamedTuple):
             compute,
         )
 
-    def flop(self) -> int:
-        """Returns the useful FLOP of a step."""
+    def flop(self, lpips_resolution: int = 0) -> int:
+        """Returns the useful FLOP of a step; 0 means LPIPS at full resolution."""
         count = self.pairs + self.training.sampling.num_global
-        synthesis = self.generator.synthesis
-        return arithmetic.step_flop(synthesis, *self.loss_networks, count, self.pairs)
+        return arithmetic.step_flop(
+            self.generator.synthesis,
+            *self.loss_networks,
+            count,
+            self.pairs,
+            lpips_resolution or self.generator.resolution,
+        )
 
 
-def make_problem(resolution: int, tiny: bool) -> Problem:
-    """Makes random networks and a person to forget.
+def make_networks(
+    resolution: int, tiny: bool, make: Callable = random
+) -> tuple[StyleGAN2, LossNetworks]:
+    """Makes a config-f generator and the loss networks.
 
     Args:
         resolution: image side in pixels.
-        tiny: whether to make narrow networks, to try the script.
+        tiny: whether to make narrow networks, to try a script.
+        make: makes a network from its constructor, which takes `rngs`.
     """
     channels = config_f(resolution, 16 if tiny else 512)
-    generator = random(
+    generator = make(
         lambda rngs: StyleGAN2(
             resolution=resolution,
             channels=channels,
@@ -92,14 +100,22 @@ def make_problem(resolution: int, tiny: bool) -> Problem:
             rngs=rngs,
         )
     )
-    return problem_of(generator, tiny)
+    return generator, make_loss_networks(tiny, make)
 
 
-def problem_of(generator: Any, tiny: bool) -> Problem:
-    """Makes random loss networks and a person to forget for a generator."""
+def make_loss_networks(tiny: bool, make: Callable = random) -> LossNetworks:
+    """Makes LPIPS on VGG16 and IR-SE50; see `make_networks`."""
     small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
-    identity = random(lambda rngs: IRNet(**small, rngs=rngs))
-    loss_networks = LossNetworks(random(LPIPS), identity)
+    return LossNetworks(make(LPIPS), make(lambda rngs: IRNet(**small, rngs=rngs)))
+
+
+def make_problem(resolution: int, tiny: bool) -> Problem:
+    """Makes random networks and a person to forget; see `make_networks`."""
+    return problem_of(*make_networks(resolution, tiny))
+
+
+def problem_of(generator: Any, loss_networks: LossNetworks) -> Problem:
+    """Makes a person whom a generator shall forget."""
     z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)
     w_u = make_mapping(generator)(z)
     w_target = target.extra(w_u, generator.mapping.w_avg[...], PAPER.target.distance)

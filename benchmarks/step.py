@@ -31,48 +31,26 @@ is installed, its synthesis is timed next to ours.
 """
 
 import argparse
+import dataclasses
 import importlib
 import os
-import statistics
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 
-from benchmarks import against_flaxmodels, arithmetic, measuring, our_step
+from benchmarks import against_flaxmodels, arithmetic, measuring, our_step, records
 from benchmarks.our_step import OurStep, Problem
+from benchmarks.step_results import Prepared, platform, table
+from benchmarks.step_results import records as variant_records
 from guide_jax.experiment.allocator import keep_freed_memory
 from guide_jax.training.losses import Compute
 
 TORCH = ("published", "shared", "batched")
-EXACT = Compute("float32", "highest")
 # Relative tolerances. A ReLU that flips in float32 changes the gradient more than the
 # loss.
 TOLERANCE = {"loss": 1e-3, "gradient": 1e-2}
-MATRIX = {"cpu": (2048, 1), "gpu": (8192, 10)}  # size, consecutive products
-
-
-class Prepared(NamedTuple):
-    """A compiled variant and what was measured while compiling it.
-
-    Attributes:
-        run: runs a given number of steps and waits for the last.
-        loss: step 0's loss.
-        gradient: norm of step 0's gradient.
-        first: seconds of the first step, which compiles.
-        cached: the same with the program in the compilation cache.
-        peak: a step's peak memory in bytes beyond what was held before.
-        planned: bytes that XLA allocates for a step's temporaries.
-    """
-
-    run: Callable[[int], None]
-    loss: float
-    gradient: float
-    first: float | None
-    cached: float | None
-    peak: int | None
-    planned: int | None = None
 
 
 def prepare_ours(problem: Problem, name: str, compute: Compute) -> Prepared:
@@ -124,11 +102,6 @@ def prepare_torch(problem: Problem, name: str, torch_step: Any) -> Prepared:
     return Prepared(variant, *figures, None, None, variant.peak())
 
 
-def platform() -> str:
-    """Returns 'cpu' or 'gpu'."""
-    return jax.default_backend()
-
-
 def import_torch() -> Any:
     """Returns the PyTorch step's module, or prints why it is unusable; then None."""
     try:
@@ -144,6 +117,11 @@ def import_torch() -> Any:
     return module
 
 
+def exact(compute: Compute) -> Compute:
+    """Returns the settings in full float32."""
+    return dataclasses.replace(compute, dtype="float32", precision="highest")
+
+
 def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -> None:
     """Prints how far each variant's step 0 differs from ours in float32.
 
@@ -151,11 +129,12 @@ def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -
         SystemExit: a float32 variant's loss or gradient norm differs by more than
             `TOLERANCE`.
     """
-    exact = compute == EXACT or (platform() == "cpu" and compute.dtype == "float32")
-    if exact and "ours" in prepared:
+    full = compute == exact(compute)
+    full |= platform() == "cpu" and compute.dtype == "float32"
+    if full and "ours" in prepared:
         reference = prepared["ours"]
     else:
-        variant = OurStep(problem, "ours", EXACT)
+        variant = OurStep(problem, "ours", exact(compute))
         variant(1)
         reference = Prepared(variant, *variant.figures(), None, None, None)
     print(
@@ -169,76 +148,10 @@ def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -
         gradient = abs(variant.gradient / reference.gradient - 1)
         print(f"  {name}: loss off by {loss:.1e}, gradient norm off by {gradient:.1e}")
         same = loss <= TOLERANCE["loss"] and gradient <= TOLERANCE["gradient"]
-        if not same and (name in TORCH or exact):
+        if not same and (name in TORCH or full):
             faults.append(name)
     if faults:
         sys.exit(f"loss or gradient differs from ours, not timed: {', '.join(faults)}")
-
-
-def peaks(torch_step: Any, tiny: bool) -> dict[str, tuple[float, float]]:
-    """Measures large matrix products.
-
-    Returns:
-        By precision, FLOP per second and FLOP per CPU-second.
-    """
-    size, times = (256, 1) if tiny else MATRIX[platform()]
-    kinds = {"float32": ("float32", "highest")}
-    if platform() == "gpu":
-        kinds |= {"tf32": ("float32", "tensorfloat32"), "bf16": ("bfloat16", "default")}
-    speeds = {}
-    for name, (dtype, precision) in kinds.items():
-        product = arithmetic.jax_product(size, dtype, precision)
-        speeds[name] = arithmetic.speed(size, product, times)
-    if torch_step and platform() == "cpu":
-        theirs = arithmetic.speed(size, torch_step.product(size), times)
-        speeds["float32"] = tuple(map(max, speeds["float32"], theirs))
-    return speeds
-
-
-HEADER = (
-    "variant",
-    "s/step",
-    "CPU s/step",
-    "x",
-    "x CPU",
-    "first s",
-    "cached s",
-    "peak MB",
-)
-
-
-def table(
-    prepared: dict[str, Prepared],
-    timings: dict[str, measuring.Timing],
-    flop: int,
-    peaks: dict[str, tuple[float, float]],
-) -> list[list[str]]:
-    """Returns the rows to print; ratios are relative to the first variant's time."""
-    cpu = platform() == "cpu"
-    per = "CPU s" if cpu else "s"
-    rows = [[*HEADER, f"GFLOP/{per}", *(f"of {name}" for name in peaks)]]
-    first = timings[next(iter(prepared))]
-    for name, variant in prepared.items():
-        timing = timings[name]
-        ratios = (
-            statistics.median(mine) / statistics.median(base)
-            for mine, base in ((timing.wall, first.wall), (timing.cpu, first.cpu))
-        )
-        speed = flop / statistics.median(timing.cpu if cpu else timing.wall)
-        seconds = (variant.first, variant.cached)
-        rows.append(
-            [
-                name,
-                measuring.spread(timing.wall),
-                measuring.spread(timing.cpu),
-                *(f"{ratio:.2f}" for ratio in ratios),
-                *("-" if value is None else f"{value:.1f}" for value in seconds),
-                "-" if variant.peak is None else f"{variant.peak / 1e6:.0f}",
-                f"{speed / 1e9:.1f}",
-                *(f"{speed / peak[cpu]:.0%}" for peak in peaks.values()),
-            ]
-        )
-    return rows
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -274,9 +187,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--compute", default="float32", help="config.compute of our step"
     )
     parser.add_argument(
+        "--lpips-resolution", type=int, default=0, help="loss.lpips_resolution of ours"
+    )
+    parser.add_argument(
+        "--no-comparison",
+        action="store_true",
+        help="do not compare the first step, which compiles another program",
+    )
+    parser.add_argument("--json", type=Path, help="file to append the results to")
+    parser.add_argument(
         "--tiny", action="store_true", help="narrow networks, to try the script"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.lpips_resolution and set(args.ways) & set(TORCH):
+        parser.error("PyTorch's variants have no --lpips-resolution; see --ways")
+    return args
 
 
 def prepare_process(args: argparse.Namespace) -> None:
@@ -301,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     torch_step = import_torch() if set(args.ways) & set(TORCH) else None
     print(machine(torch_step, args))
     problem = our_step.make_problem(args.resolution, args.tiny)
-    compute = Compute(args.compute, args.precision)
+    compute = Compute(args.compute, args.precision, args.lpips_resolution)
     if args.compile_only:
         compile_only(problem, compute)
         return
@@ -314,21 +239,39 @@ def main(argv: list[str] | None = None) -> None:
         if name in TORCH and torch_step:
             prepared[name] = prepare_torch(problem, name, torch_step)
     prepared = {name: prepared[name] for name in args.ways if name in prepared}
-    compare(prepared, compute, problem)
+    if not args.no_comparison:
+        compare(prepared, compute, problem)
     runs = {name: variant.run for name, variant in prepared.items()}
     timings = measuring.by_turns(runs, args.turns, steps)
-    speeds = peaks(torch_step, args.tiny)
-    flop = problem.flop()
+    speeds = arithmetic.peaks(torch_step, args.tiny)
+    flop = problem.flop(args.lpips_resolution)
     print(f"useful arithmetic: {flop / 1e9:.1f} GFLOP per step; measured peaks:")
     for name, (wall, cpu) in speeds.items():
         print(f"  {name} {wall / 1e9:.0f} GFLOP/s, {cpu / 1e9:.0f} per CPU-second")
     measuring.show(table(prepared, timings, flop, speeds))
+    for row in variant_records(prepared, timings, flop, speeds):
+        records.append(args.json, settings(torch_step, args) | row)
     for name, variant in prepared.items():
         if variant.planned is not None:
             size = variant.planned / 1e6
             print(f"XLA's temporaries for a step ({name}): {size:.0f} MB")
     for line in against_flaxmodels.lines(problem.generator, args.turns):
         print(line)
+
+
+def settings(torch_step: Any, args: argparse.Namespace) -> records.Record:
+    """Returns what a record says about the machine, the versions and the settings."""
+    return {
+        "benchmark": "step",
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "torch": torch_step and torch_step.torch.__version__,
+        "px": args.resolution,
+        "compute": args.compute,
+        "precision": args.precision,
+        "LPIPS px": args.lpips_resolution or args.resolution,
+        "tiny": args.tiny,
+    }
 
 
 def machine(torch_step: Any, args: argparse.Namespace) -> str:

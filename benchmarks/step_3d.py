@@ -43,7 +43,8 @@ def problem_of(size: str) -> Problem:
     """Makes random networks and a person to forget; `size` is a key of `SIZES`."""
     # With the usual 0.01, random weights would map every z to the same code.
     generator = random(lambda rngs: EG3D(**SIZES[size], rngs=rngs))
-    return our_step.problem_of(generator, tiny=size == "tiny")
+    loss_networks = our_step.make_loss_networks(tiny=size == "tiny")
+    return our_step.problem_of(generator, loss_networks)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

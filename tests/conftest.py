@@ -22,6 +22,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import gpu_tolerances
 import jax
 import jaxtyping
 import optax
@@ -56,6 +57,19 @@ _cosine_schedule = optax.warmup_cosine_decay_schedule
 optax.warmup_cosine_decay_schedule = functools.wraps(_cosine_schedule)(
     lambda *args, **kwargs: _promoting(_cosine_schedule(*args, **kwargs))
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu",
+        choices=tuple(gpu_tolerances.FACTORS),
+        help="run on a GPU, in this precision, with the tolerances of gpu_tolerances",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--gpu"):
+        gpu_tolerances.apply(config.getoption("--gpu"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from guide_jax.models.stylegan2 import Synthesis
 from guide_jax.training.losses import Compute
 
 SIZE = 32
+EXACT = Compute("float32", "highest")
 
 
 @functools.cache
@@ -70,11 +71,11 @@ def test_the_torch_step_matches_ours(name, request):
     variant = torch_step.TorchStep(
         name,
         p.generator.synthesis,
-        p.judges,
+        p.loss_networks,
         p.latents(),
         p.pairs,
-        p.weights,
-        our_step.LEARNING_RATE,
+        p.training.weights,
+        p.training.learning_rate,
     )
     loss, norm = variant.figures()
     assert loss == pytest.approx(ours[0], rel=1e-5)
@@ -102,18 +103,18 @@ def test_variants_that_compute_something_else_are_rejected(capsys):
         "shared": prepared(2.003),
     }
     with pytest.raises(SystemExit, match=r"differs from ours, not timed: shared$"):
-        step.compare(variants, step.EXACT, problem())
+        step.compare(variants, EXACT, problem())
     assert "shared: loss off by 1.5e-03, gradient norm off by 0.0e+00" in (
         capsys.readouterr().out
     )
     variants["shared"] = prepared(2.001)
-    step.compare(variants, step.EXACT, problem())
+    step.compare(variants, EXACT, problem())
     variants["shared"] = prepared(2.001, 1.02)
     with pytest.raises(SystemExit, match="shared"):
-        step.compare(variants, step.EXACT, problem())
+        step.compare(variants, EXACT, problem())
     variants["accumulating"] = prepared(np.nan)
     with pytest.raises(SystemExit, match="accumulating"):
-        step.compare(variants, step.EXACT, problem())
+        step.compare(variants, EXACT, problem())
 
 
 def test_ratios_are_relative_to_the_first_variant():
@@ -132,6 +133,24 @@ def test_ratios_are_relative_to_the_first_variant():
         "-",
         "3",
     )
+
+
+def test_records_have_the_times_in_milliseconds_and_the_shares_of_the_peaks():
+    variants = {"ours": prepared(1), "shared": prepared(1)}
+    timings = {
+        "ours": measuring.Timing([1, 2, 9], [4, 4, 4]),
+        "shared": measuring.Timing([3, 3, 3], [2, 2, 2]),
+    }
+    _, row = step.variant_records(variants, timings, 8e9, {"float32": (1e10, 4e9)})
+    assert (row["variant"], row["ms/step"], row["x"]) == ("shared", 3000, 1.5)
+    assert (row["of float32"], row["peak GiB"]) == (1.0, 3e6 / 2**30)
+    assert row["XLA's temporaries GiB"] is None
+
+
+def test_torch_has_no_lpips_at_a_lower_resolution(capsys):
+    with pytest.raises(SystemExit):
+        step.parse(["--lpips-resolution=32", "--ways", "ours", "published"])
+    assert "PyTorch's variants have no --lpips-resolution" in capsys.readouterr().err
 
 
 def test_variants_take_turns_in_a_rotating_order():
@@ -180,6 +199,10 @@ def test_flop_of_a_step_at_1024_pixels():
     )
     flop = arithmetic.step_flop(synthesis, skeleton(LPIPS), skeleton(IRNet), 5, 3)
     assert flop == pytest.approx(12.7e12, rel=0.01)  # as in benchmarks/README.md
+    half = arithmetic.step_flop(
+        synthesis, skeleton(LPIPS), skeleton(IRNet), 5, 3, lpips_resolution=512
+    )
+    assert half == pytest.approx(5.5e12, rel=0.01)  # the same
 
 
 class Fake(nn.Module):

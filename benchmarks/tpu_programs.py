@@ -1,0 +1,163 @@
+"""The unlearning step as programs that compile ahead of time for absent devices.
+
+Weights are arguments, of which only shapes are needed, so nothing is allocated.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.our_step import PAPER, make_networks
+from guide_jax.config_types import Compute
+from guide_jax.models import arcface
+from guide_jax.training.context import StepContext, make_context
+from guide_jax.training.losses import LossNetworks
+from guide_jax.training.sharding import AXIS, make_sharded_step
+from guide_jax.training.step import make_step
+
+# The step, and parts of it, which show where compilation takes its time.
+PROGRAMS = ("step", "forward", "synthesis", "lpips", "identity")
+
+
+class PlannedGroup:
+    """Devices that share a step, like `sharding.DeviceGroup`, but need not exist.
+
+    `jax.pmap` cannot compile for them; a jitted `jax.shard_map` of the same function
+    can, and is how pmap itself works.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        """Takes the devices of a topology."""
+        self.devices = tuple(devices)
+        self._mesh = Mesh(np.array(devices), (AXIS,))
+
+    def replicated(self) -> NamedSharding:
+        """Returns the sharding of arrays that every device has."""
+        return NamedSharding(self._mesh, PartitionSpec())
+
+    def map(
+        self, function: Callable, *, mapped: Sequence[bool], donate: Sequence[int] = ()
+    ) -> Callable:
+        """Returns the program of `DeviceGroup.map`; here all devices get all `args`."""
+        if any(mapped):
+            raise ValueError("only the same arrays for all devices are supported")
+        indices = np.arange(len(self.devices))
+
+        def on_device(index, *args):
+            return function(index[0], *args)
+
+        def on_all(*args):
+            program = jax.shard_map(
+                on_device,
+                mesh=self._mesh,
+                in_specs=(PartitionSpec(AXIS), *(PartitionSpec() for _ in args)),
+                out_specs=PartitionSpec(),
+                check_vma=False,
+            )
+            return program(jnp.asarray(indices), *args)
+
+        return jax.jit(on_all, donate_argnums=tuple(donate))
+
+
+def skeleton(build: Callable) -> nnx.Module:
+    """Returns a network of shapes without values."""
+    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+
+
+def lower(
+    program: str,
+    resolution: int,
+    compute: Compute,
+    devices: Sequence[jax.Device],
+    tiny: bool = False,
+) -> jax.stages.Lowered:
+    """Traces a program for devices, which need not exist.
+
+    Args:
+        program: one of `PROGRAMS`; parts of the step are for one device.
+        resolution: image side in pixels.
+        compute: numerical settings.
+        devices: the devices that share the step.
+        tiny: whether to use narrow networks.
+    """
+    generator, loss_networks = make_networks(resolution, tiny, skeleton)
+    training = PAPER.training
+    settings = training.weights, training.learning_rate, compute
+    context = make_context(generator, loss_networks, *settings)
+    group = PlannedGroup(devices)
+    code = jax.ShapeDtypeStruct((1, generator.num_ws, generator.w_dim), jnp.float32)
+    if program == "step":
+        function, args = _step(context, group, code)
+    else:
+        sampling = training.sampling
+        pairs = 1 + sampling.num_adjacent
+        rows = pairs + sampling.num_global
+        w = jax.ShapeDtypeStruct((rows, *code.shape[1:]), jnp.float32)
+        images = jax.ShapeDtypeStruct((rows, resolution, resolution, 3), jnp.float32)
+        function, args = _part(program, context, w, images, pairs)
+    placed = partial(_placed, sharding=group.replicated())
+    with jax.default_matmul_precision(compute.precision):
+        return function.lower(*jax.tree.map(placed, args))
+
+
+def _step(context: StepContext, group: PlannedGroup, code) -> tuple[Callable, tuple]:
+    sampling = PAPER.training.sampling
+    if len(group.devices) > 1:
+        function = make_sharded_step(context, sampling, group)
+    else:
+        function = make_step(context, sampling)
+    opt_state = jax.eval_shape(context.optimizer.init, context.source)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    constants = context.constants()
+    return function, (context.source, opt_state, constants, code, code, key, number)
+
+
+def _part(
+    program: str, context: StepContext, w, images, pairs: int
+) -> tuple[Callable, tuple]:
+    """Returns the gradient of one network, or the synthesis without it, and its args.
+
+    LPIPS and the identity encoder are differentiated with respect to the images.
+    """
+    graph, leaves = context.loss_networks
+    dtype = context.compute.dtype
+
+    def synthesis(student, frozen, w):
+        return nnx.merge(context.graph, student, frozen)(w, dtype=dtype)[0]
+
+    def networks(leaves) -> LossNetworks:
+        merged = nnx.merge(graph, leaves)
+        return LossNetworks(merged["lpips"], merged["identity"])
+
+    def lpips(images, leaves):
+        maps = networks(leaves).lpips.raw_features(images, dtype)
+        return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in maps)
+
+    def identity(images, leaves):
+        return jnp.sum(arcface.embed(networks(leaves).identity, images)[:, 0])
+
+    def energy(*args):
+        return jnp.sum(synthesis(*args) ** 2)
+
+    generator = context.source, context.frozen, w
+    parts = {
+        "forward": (synthesis, generator),
+        "synthesis": (jax.grad(energy), generator),
+        "lpips": (jax.grad(lpips), (images, leaves)),
+        "identity": (
+            jax.grad(identity),
+            (jax.ShapeDtypeStruct((pairs, *images.shape[1:]), jnp.float32), leaves),
+        ),
+    }
+    function, args = parts[program]
+    return jax.jit(function), args
+
+
+def _placed(shape: jax.ShapeDtypeStruct, sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
