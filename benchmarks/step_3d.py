@@ -23,7 +23,8 @@ import sys
 from benchmarks import measuring, our_step
 from benchmarks.our_step import OurStep, Problem
 from benchmarks.random_networks import config_f, random
-from benchmarks.step import EXACT, TOLERANCE
+from benchmarks.step import TOLERANCE
+from guide_jax.config_types import Compute
 from guide_jax.experiment.allocator import keep_freed_memory
 from guide_jax.models.eg3d.generator import EG3D
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     variants: dict[str, OurStep] = {}
     for name in args.ways:
-        variant = OurStep(problem, name, EXACT)
+        variant = OurStep(problem, name, Compute("float32", "highest"))
         planned = variant.planned()
         if planned is not None:
             print(f"XLA's temporaries for a step ({name}): {planned / 1e6:.0f} MB")
