@@ -293,7 +293,8 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
 def test_a_lost_process_loses_its_own_people_only(tmp_path, networks):
     """Three processes on this machine; one is killed while it trains its first."""
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.steps=9", "--config.save_every=3", "--config.source.count=5"]
+    settings += ["--config.method=fold", "--config.steps=9", "--config.save_every=3"]
+    settings += ["--config.source.count=5"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
     settings += ["--config.attack.directions="]  # the bundled ones don't fit
     settings += ["--config.parallel.over=people", "--config.parallel.wait=15"]
