@@ -4,7 +4,7 @@ Weights are arguments, of which only shapes are needed, so nothing is allocated.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,51 +17,33 @@ from guide_jax.config_types import Compute
 from guide_jax.models import arcface
 from guide_jax.training.context import StepContext, make_context
 from guide_jax.training.losses import LossNetworks
-from guide_jax.training.sharding import AXIS, make_sharded_step
+from guide_jax.training.sharding import AXIS, DeviceGroup, make_sharded_step
 from guide_jax.training.step import make_step
 
 # The step, and parts of it, which show where compilation takes its time.
 PROGRAMS = ("step", "forward", "synthesis", "lpips", "identity")
 
 
-class PlannedGroup:
-    """Devices that share a step, like `sharding.DeviceGroup`, but need not exist.
-
-    `jax.pmap` cannot compile for them; a jitted `jax.shard_map` of the same function
-    can, and is how pmap itself works.
-    """
+class PlannedGroup(DeviceGroup):
+    """Devices that share a step but need not exist: nothing is copied to them."""
 
     def __init__(self, devices: Sequence[jax.Device]):
         """Takes the devices of a topology."""
-        self.devices = tuple(devices)
-        self._mesh = Mesh(np.array(devices), (AXIS,))
+        self.devices = self.local = tuple(devices)
+        mesh = Mesh(np.array(devices), (AXIS,))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._indices = jax.ShapeDtypeStruct(
+            (len(devices),),
+            jnp.int32,
+            sharding=NamedSharding(mesh, PartitionSpec(AXIS)),
+        )
 
-    def replicated(self) -> NamedSharding:
-        """Returns the sharding of arrays that every device has."""
-        return NamedSharding(self._mesh, PartitionSpec())
-
-    def map(
-        self, function: Callable, *, mapped: Sequence[bool], donate: Sequence[int] = ()
-    ) -> Callable:
-        """Returns the program of `DeviceGroup.map`; here all devices get all `args`."""
-        if any(mapped):
-            raise ValueError("only the same arrays for all devices are supported")
-        indices = np.arange(len(self.devices))
-
-        def on_device(index, *args):
-            return function(index[0], *args)
-
-        def on_all(*args):
-            program = jax.shard_map(
-                on_device,
-                mesh=self._mesh,
-                in_specs=(PartitionSpec(AXIS), *(PartitionSpec() for _ in args)),
-                out_specs=PartitionSpec(),
-                check_vma=False,
-            )
-            return program(jnp.asarray(indices), *args)
-
-        return jax.jit(on_all, donate_argnums=tuple(donate))
+    def replicate(self, tree: Any) -> Any:
+        """Returns shapes of arrays that each device has."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated),
+            tree,
+        )
 
 
 def skeleton(build: Callable) -> nnx.Module:
@@ -100,9 +82,8 @@ def lower(
         w = jax.ShapeDtypeStruct((rows, *code.shape[1:]), jnp.float32)
         images = jax.ShapeDtypeStruct((rows, resolution, resolution, 3), jnp.float32)
         function, args = _part(program, context, w, images, pairs)
-    placed = partial(_placed, sharding=group.replicated())
     with jax.default_matmul_precision(compute.precision):
-        return function.lower(*jax.tree.map(placed, args))
+        return function.lower(*group.replicate(args))
 
 
 def _step(context: StepContext, group: PlannedGroup, code) -> tuple[Callable, tuple]:
@@ -157,7 +138,3 @@ def _part(
     }
     function, args = parts[program]
     return jax.jit(function), args
-
-
-def _placed(shape: jax.ShapeDtypeStruct, sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
