@@ -188,6 +188,19 @@ def test_a_3d_generator_forgets_the_person_in_a_photo(tmp_path, networks):
 KILLS = int(os.environ.get("GUIDE_JAX_KILLS", "3"))
 
 
+def nine_steps(networks):
+    """Returns settings of a run that stores a checkpoint every third of nine steps."""
+    return [
+        *(f"--config.networks.{r}.path={path}" for r, path in networks.items()),
+        "--config.method=fold",
+        "--config.steps=9",
+        "--config.save_every=3",
+        "--config.evaluate.others=3",
+        "--config.evaluate.shown=2",
+        "--config.attack.directions=",  # the bundled ones don't fit
+    ]
+
+
 class KilledRuns:
     """Starts main.py again and again in one folder, and kills it."""
 
@@ -251,11 +264,7 @@ class KilledRuns:
 
 @pytest.mark.full
 def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
-    settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.method=fold", "--config.steps=9", "--config.save_every=3"]
-    settings += ["--config.source.count=3"]
-    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
-    settings += ["--config.attack.directions="]  # the bundled ones don't fit
+    settings = [*nine_steps(networks), "--config.source.count=3"]
     runs = KilledRuns(tmp_path, settings)
     runs.finish("whole")
     whole = runs.left("whole")
@@ -292,11 +301,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_result(tmp_path, networks):
 @pytest.mark.full
 def test_a_lost_process_loses_its_own_people_only(tmp_path, networks):
     """Three processes on this machine; one is killed while it trains its first."""
-    settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.method=fold", "--config.steps=9", "--config.save_every=3"]
-    settings += ["--config.source.count=5"]
-    settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
-    settings += ["--config.attack.directions="]  # the bundled ones don't fit
+    settings = [*nine_steps(networks), "--config.source.count=5"]
     settings += ["--config.parallel.over=people", "--config.parallel.wait=15"]
     runs = KilledRuns(tmp_path, settings)
     runs.finish("one")

@@ -1,8 +1,8 @@
 """Shares people among processes that meet only in the run's folder.
 
-Process i of n takes every n-th person. No process needs another one's answer, so a lost
-one costs its own people only. Process 0 learns from the locks in the folder who is
-running, and from the people's folders who is done.
+Process i of n takes every n-th person. Processes do not wait for each other's answers,
+so if one is lost, only its own people are missing. Process 0 learns from the locks in
+the folder who is running, and from the people's folders who is done.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Share:
         return Member(self.run, process)
 
     def of(self, people: Sequence[Person], process: int | None = None) -> list[Person]:
-        """Returns the people of this process, or of another one; perhaps none."""
+        """Returns the people of this process, or of another; there may be none."""
         first = self.process if process is None else process
         return list(people[first :: self.processes])
 

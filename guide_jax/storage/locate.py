@@ -71,28 +71,8 @@ def load_networks(config: Config) -> Networks:
             f"config {config.name!r} has no inversion encoder, so it takes no photo;"
             " choose a person with --config.source.seed"
         )
-    if unset := [role for role in roles if not config.networks[role].path]:
-        raise InputError(
-            f"config {config.name!r} names no network for: {', '.join(unset)};"
-            " set --config.networks.ROLE.path"
-        )
     roles += [role for role in _optional(config) if role not in roles]
-    paths = {role: locate(config.networks[role].path) for role in roles}
-    missing = [role for role, path in paths.items() if not path.exists()]
-    if missing:
-        raise InputError(_missing(config, missing))
-    try:
-        networks: dict[str, Any] = {
-            role: load_network(path) for role, path in paths.items()
-        }
-    except ValueError as error:
-        raise InputError(f"{error}; convert or download it again") from error
-    for role, network in networks.items():
-        if network.kind not in KINDS[role]:
-            raise InputError(
-                f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
-                f" must be one of: {', '.join(KINDS[role])}"
-            )
+    networks, paths = _load(config, roles)
     for role in _optional(config):
         if role not in needed(config) and not fits(
             networks[role], networks["generator"]
@@ -117,22 +97,37 @@ def load_networks(config: Config) -> Networks:
 
 
 def load_generator(config: Config) -> Any:
-    """Loads the original generator alone.
+    """Loads the original generator alone; raises as `load_networks` does."""
+    networks, _ = _load(config, ["generator"])
+    return networks["generator"]
 
-    Raises:
-        InputError: it is missing, cannot be read, or is no generator.
-    """
-    named = config.networks["generator"].path
-    path = locate(named) if named else None
-    if path is None or not path.exists():
-        raise InputError(_missing(config, ["generator"]))
+
+def _load(
+    config: Config, roles: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Returns roles' networks and paths; raises as `load_networks` does."""
+    if unset := [role for role in roles if not config.networks[role].path]:
+        raise InputError(
+            f"config {config.name!r} names no network for: {', '.join(unset)};"
+            " set --config.networks.ROLE.path"
+        )
+    paths = {role: locate(config.networks[role].path) for role in roles}
+    missing = [role for role, path in paths.items() if not path.exists()]
+    if missing:
+        raise InputError(_missing(config, missing))
     try:
-        network: Any = load_network(path)
+        networks: dict[str, Any] = {
+            role: load_network(path) for role, path in paths.items()
+        }
     except ValueError as error:
         raise InputError(f"{error}; convert or download it again") from error
-    if network.kind not in KINDS["generator"]:
-        raise InputError(f"{path}: a {network.kind} network is not a generator")
-    return network
+    for role, network in networks.items():
+        if network.kind not in KINDS[role]:
+            raise InputError(
+                f"{paths[role]} is a {network.kind} network, but config.networks.{role}"
+                f" must be one of: {', '.join(KINDS[role])}"
+            )
+    return networks, paths
 
 
 def _check_lpips(config: Config, networks: Mapping[str, Any], path: Path) -> None:

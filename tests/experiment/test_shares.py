@@ -51,7 +51,7 @@ def test_a_run_is_named_by_what_its_processes_have_in_common():
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
-    """Returns what process 0 finds: name -> entry or exception, for all but its own.
+    """Returns a function that gives the outcomes of the other processes, by seed.
 
     `done` are the seeds of those who are done at first; it may grow.
     """
