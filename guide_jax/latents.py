@@ -177,6 +177,11 @@ class LatentFinder:
         """
         given = self._of_photos(person) if person.photos else self._of_seed(person)
         found, mean, groups, shown, starts = given
+        if np.allclose(mean, self._generator.mapping.w_avg[...], atol=1e-6):
+            raise InputError(
+                "the person's code equals the mean code, so it has no direction to move"
+                " in; choose another config.source.seed, or config.source.psi above 0"
+            )
         on_codes(found)
         w_u = found.codes.w_u
         moves = self._moves(w_u, mean, groups, shown, starts)
@@ -247,17 +252,8 @@ class LatentFinder:
                 fold's map, but without a discriminant all codes share one.
             shown: images of the person `[n, H, W, 3]`, to search for.
             starts: where the search for each of them starts, `[n, L, D]`.
-
-        Raises:
-            InputError: the codes have no target.
         """
-        config, w_avg = self._config, self._generator.mapping.w_avg[...]
-        training = config.training
-        if np.allclose(mean, w_avg, atol=1e-6):
-            raise InputError(
-                "the person's code equals the mean code, so it has no direction to move"
-                " in; choose another config.source.seed, or config.source.psi above 0"
-            )
+        config, training = self._config, self._config.training
         if training.erase:
             by_group = [w_u[groups == i] for i in range(groups.max() + 1)]
             candidates = self.random(CANDIDATE_SEED, CANDIDATES)
@@ -267,6 +263,7 @@ class LatentFinder:
         if training.fold:
             return self._folded(training.fold, w_u, groups)
         of = target.TARGETS[config.target.name]
+        w_avg = self._generator.mapping.w_avg[...]
         made = of(jnp.asarray(mean), w_avg, config.target.distance)
         return _Moves(np.array(jnp.broadcast_to(made, w_u.shape)))
 

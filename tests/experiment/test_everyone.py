@@ -35,8 +35,8 @@ def test_people_in_parallel_give_the_same_results_as_in_sequence(
 ):
     codes, used_devices = LatentFinder.__call__, []
 
-    def recording(self, person):
-        made = codes(self, person)
+    def recording(self, person, on_codes):
+        made = codes(self, person, on_codes)
         used_devices.append(jax.numpy.zeros(1).device)
         if person.seed == 1:
             raise InputError("nobody")
@@ -60,10 +60,10 @@ def test_people_in_parallel_give_the_same_results_as_in_sequence(
 def test_one_failed_person_does_not_stop_the_rest(many, tmp_path, monkeypatch):
     codes = LatentFinder.__call__
 
-    def fail(self, person):
+    def fail(self, person, on_codes):
         if person.seed == 1:
             raise InputError("a bad photo,\nof two lines")
-        return codes(self, person)
+        return codes(self, person, on_codes)
 
     monkeypatch.setattr(LatentFinder, "__call__", fail)
     with pytest.raises(UnlearningError) as caught:

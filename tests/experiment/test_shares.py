@@ -129,12 +129,12 @@ def test_two_processes_give_the_table_of_one(many, tmp_path, monkeypatch, capsys
     """Process 1 runs while process 0 is at its first person, and somebody fails."""
     codes, during = LatentFinder.__call__, []
 
-    def finding(self, person):
+    def finding(self, person, on_codes):
         if person.seed == 0 and during:
             during.pop()()
         if person.seed == 1:
             raise InputError("nobody")
-        return codes(self, person)
+        return codes(self, person, on_codes)
 
     monkeypatch.setattr(LatentFinder, "__call__", finding)
     monkeypatch.setattr(shares, "POLL", 0.01)
