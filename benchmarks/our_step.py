@@ -14,6 +14,7 @@ from guide_jax import target
 from guide_jax.config import load_config
 from guide_jax.config_types import Compute, Training
 from guide_jax.models.arcface import IRNet
+from guide_jax.models.eg3d.generator import EG3D
 from guide_jax.models.generator import make_mapping
 from guide_jax.models.lpips import LPIPS
 from guide_jax.models.stylegan2 import StyleGAN2
@@ -29,6 +30,13 @@ VARIANTS = {
     "separate": make_separate_step,
 }
 PAPER = load_config("default")
+SMALL_3D = {
+    "channels": config_f(64, 64),
+    "sr_channels": (32, 16),
+    "render_size": 16,
+    "depth_samples": 12,
+    "importance_samples": 12,
+}
 
 
 class Problem(NamedTuple):
@@ -68,8 +76,13 @@ class Problem(NamedTuple):
             compute,
         )
 
-    def flop(self, lpips_resolution: int = 0) -> int:
-        """Returns the useful FLOP of a step; 0 means LPIPS at full resolution."""
+    def flop(self, lpips_resolution: int = 0) -> int | None:
+        """Returns the useful FLOP of a step, or None for EG3D, which isn't counted.
+
+        With `lpips_resolution` 0, LPIPS is at full resolution.
+        """
+        if isinstance(self.generator, EG3D):
+            return None
         count = self.pairs + self.training.sampling.num_global
         return arithmetic.step_flop(
             self.generator.synthesis,
@@ -100,22 +113,37 @@ def make_networks(
             rngs=rngs,
         )
     )
-    return generator, make_loss_networks(tiny, make)
+    return generator, _loss_networks(tiny, make)
 
 
-def make_loss_networks(tiny: bool, make: Callable = random) -> LossNetworks:
-    """Makes LPIPS on VGG16 and IR-SE50; see `make_networks`."""
+def make_networks_3d(resolution: int, tiny: bool) -> tuple[EG3D, LossNetworks]:
+    """Makes an EG3D generator and the loss networks.
+
+    Args:
+        resolution: image side in pixels. 512 is the published size; smaller images
+            come with planes of 64 pixels and fewer samples along each ray.
+        tiny: whether to make narrow networks, to try a script.
+    """
+    shape = {} if resolution == 512 else SMALL_3D | {"resolution": resolution}
+    shape |= {"channels": config_f(64, 16), "render_size": 8} if tiny else {}
+    return random(lambda rngs: EG3D(**shape, rngs=rngs)), _loss_networks(tiny, random)
+
+
+def _loss_networks(tiny: bool, make: Callable) -> LossNetworks:
     small = {"units": (1, 1), "widths": (8, 8, 16), "input_size": 28} if tiny else {}
     return LossNetworks(make(LPIPS), make(lambda rngs: IRNet(**small, rngs=rngs)))
 
 
-def make_problem(resolution: int, tiny: bool) -> Problem:
-    """Makes random networks and a person to forget; see `make_networks`."""
-    return problem_of(*make_networks(resolution, tiny))
+def make_problem(resolution: int, tiny: bool, kind: str = "stylegan2") -> Problem:
+    """Makes random networks and a person to forget.
 
-
-def problem_of(generator: Any, loss_networks: LossNetworks) -> Problem:
-    """Makes a person whom a generator shall forget."""
+    Args:
+        resolution: see `make_networks` and `make_networks_3d`.
+        tiny: the same.
+        kind: "stylegan2" or "eg3d".
+    """
+    make = make_networks_3d if kind == EG3D.kind else make_networks
+    generator, loss_networks = make(resolution, tiny)
     z = np.random.default_rng(1).standard_normal((1, generator.z_dim), np.float32)
     w_u = make_mapping(generator)(z)
     w_target = target.extra(w_u, generator.mapping.w_avg[...], PAPER.target.distance)

@@ -4,10 +4,14 @@
     python -m benchmarks.step
     python -m benchmarks.step --resolution 1024 --ways ours accumulating published
     python -m benchmarks.step --device cpu --threads 1
+    python -m benchmarks.step --generator eg3d --ways ours separate
+    python -m benchmarks.step --generator eg3d --resolution 512 --ways accumulating
 
 The networks are StyleGAN2 (config-f), LPIPS on VGG16 and IR-SE50, with the same random
-weights on both sides. The losses are the published ones with N_a = N_g = 2. Before
-timing, the first step's loss and gradient are compared. The variants are:
+weights on both sides. EG3D has the published size at 512 pixels and is smaller below;
+PyTorch's variants and the count of FLOP are of StyleGAN2 alone. The losses are the
+published ones with N_a = N_g = 2. Before timing, the first step's loss and gradient are
+compared. The variants are:
 
     ours          the production step: all latents in one pass
     accumulating  ours, one pair at a time (config.gradient_accumulation)
@@ -48,6 +52,11 @@ from guide_jax.experiment.allocator import keep_freed_memory
 from guide_jax.training.losses import Compute
 
 TORCH = ("published", "shared", "batched")
+# Generator -> the variants timed by default.
+GENERATORS = {
+    "stylegan2": ("ours", "published", "shared"),
+    "eg3d": ("ours", "separate"),
+}
 # Relative tolerances. A ReLU that flips in float32 changes the gradient more than the
 # loss.
 TOLERANCE = {"loss": 1e-3, "gradient": 1e-2}
@@ -73,15 +82,17 @@ def prepare_ours(problem: Problem, name: str, compute: Compute) -> Prepared:
     return Prepared(variant, *figures, first[0], cached, peak, variant.planned())
 
 
-def compile_only(problem: Problem, compute: Compute) -> None:
-    """Prints our step's compilation time, with an empty cache and from the cache."""
-    variant = OurStep(problem, "ours", compute)
+def compile_only(problem: Problem, name: str, compute: Compute) -> None:
+    """Prints a variant's compilation time, with an empty cache and from the cache."""
+    variant = OurStep(problem, name, compute)
     with measuring.empty_cache():
         for name in ("with an empty cache", "from the cache"):
             variant.restart()
             spent = measuring.seconds(variant.planned)
             print(f"tracing and compiling {name}: {spent:.1f} s", flush=True)
-        print(f"XLA's temporaries for a step: {variant.planned() / 1e6:.0f} MB")
+        print(
+            f"XLA's temporaries for a step ({name}): {variant.planned() / 1e6:.0f} MB"
+        )
 
 
 def prepare_torch(problem: Problem, name: str, torch_step: Any) -> Prepared:
@@ -157,14 +168,14 @@ def compare(prepared: dict[str, Prepared], compute: Compute, problem: Problem) -
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generator", choices=GENERATORS, default="stylegan2")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: JAX's")
     parser.add_argument(
         "--ways",
         nargs="+",
         choices=(*our_step.VARIANTS, *TORCH),
-        default=("ours", "published", "shared"),
-        help="variants to time",
+        help="variants to time; default: ours published shared, EG3D: ours separate",
     )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, help="per turn; default: 1, on a GPU 10")
@@ -199,6 +210,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--tiny", action="store_true", help="narrow networks, to try the script"
     )
     args = parser.parse_args(argv)
+    args.ways = args.ways or GENERATORS[args.generator]
+    if args.generator == "eg3d" and set(args.ways) & set(TORCH):
+        parser.error("PyTorch's variants are of StyleGAN2 alone; see --ways")
     if args.lpips_resolution and set(args.ways) & set(TORCH):
         parser.error("PyTorch's variants have no --lpips-resolution; see --ways")
     return args
@@ -225,10 +239,12 @@ def main(argv: list[str] | None = None) -> None:
     steps = args.steps or (10 if platform() == "gpu" else 1)
     torch_step = import_torch() if set(args.ways) & set(TORCH) else None
     print(machine(torch_step, args))
-    problem = our_step.make_problem(args.resolution, args.tiny)
+    problem = our_step.make_problem(args.resolution, args.tiny, args.generator)
     compute = Compute(args.compute, args.precision, args.lpips_resolution)
     if args.compile_only:
-        compile_only(problem, compute)
+        for name in args.ways:
+            if name in our_step.VARIANTS:
+                compile_only(problem, name, compute)
         return
     prepared = {}
     with measuring.empty_cache():
@@ -243,11 +259,12 @@ def main(argv: list[str] | None = None) -> None:
         compare(prepared, compute, problem)
     runs = {name: variant.run for name, variant in prepared.items()}
     timings = measuring.by_turns(runs, args.turns, steps)
-    speeds = arithmetic.peaks(torch_step, args.tiny)
-    flop = problem.flop(args.lpips_resolution)
-    print(f"useful arithmetic: {flop / 1e9:.1f} GFLOP per step; measured peaks:")
-    for name, (wall, cpu) in speeds.items():
-        print(f"  {name} {wall / 1e9:.0f} GFLOP/s, {cpu / 1e9:.0f} per CPU-second")
+    flop, speeds = problem.flop(args.lpips_resolution), {}
+    if flop:
+        speeds = arithmetic.peaks(torch_step, args.tiny)
+        print(f"useful arithmetic: {flop / 1e9:.1f} GFLOP per step; measured peaks:")
+        for name, (wall, cpu) in speeds.items():
+            print(f"  {name} {wall / 1e9:.0f} GFLOP/s, {cpu / 1e9:.0f} per CPU-second")
     measuring.show(table(prepared, timings, flop, speeds))
     for row in variant_records(prepared, timings, flop, speeds):
         records.append(args.json, settings(torch_step, args) | row)
@@ -255,14 +272,16 @@ def main(argv: list[str] | None = None) -> None:
         if variant.planned is not None:
             size = variant.planned / 1e6
             print(f"XLA's temporaries for a step ({name}): {size:.0f} MB")
-    for line in against_flaxmodels.lines(problem.generator, args.turns):
-        print(line)
+    if args.generator == "stylegan2":
+        for line in against_flaxmodels.lines(problem.generator, args.turns):
+            print(line)
 
 
 def settings(torch_step: Any, args: argparse.Namespace) -> records.Record:
     """Returns what a record says about the machine, the versions and the settings."""
     return {
         "benchmark": "step",
+        "generator": args.generator,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "torch": torch_step and torch_step.torch.__version__,
@@ -284,7 +303,8 @@ def machine(torch_step: Any, args: argparse.Namespace) -> str:
         versions += f", torch {torch_step.torch.__version__}"
     computed = f"{args.compute}, precision {args.precision}"
     memory = f"freed memory {args.freed_memory}"
-    return f"{kind}, {versions}, {args.resolution} px, {computed}, {memory}"
+    network = f"{args.generator}, {args.resolution} px"
+    return f"{kind}, {versions}, {network}, {computed}, {memory}"
 
 
 if __name__ == "__main__":

@@ -52,13 +52,17 @@ HEADER = (
 def table(
     prepared: dict[str, Prepared],
     timings: dict[str, measuring.Timing],
-    flop: int,
+    flop: int | None,
     peaks: dict[str, tuple[float, float]],
 ) -> list[list[str]]:
-    """Returns the rows to print; ratios are relative to the first variant's time."""
+    """Returns the rows to print; ratios are relative to the first variant's time.
+
+    Without `flop`, there are no columns about arithmetic.
+    """
     cpu = platform() == "cpu"
     per = "CPU s" if cpu else "s"
-    rows = [[*HEADER, f"GFLOP/{per}", *(f"of {name}" for name in peaks)]]
+    arithmetic = [f"GFLOP/{per}", *(f"of {name}" for name in peaks)]
+    rows = [[*HEADER, *(arithmetic if flop else ())]]
     first = timings[next(iter(prepared))]
     for name, variant in prepared.items():
         timing = timings[name]
@@ -66,27 +70,27 @@ def table(
             statistics.median(mine) / statistics.median(base)
             for mine, base in ((timing.wall, first.wall), (timing.cpu, first.cpu))
         )
-        speed = flop / statistics.median(timing.cpu if cpu else timing.wall)
         seconds = (variant.first, variant.cached)
-        rows.append(
-            [
-                name,
-                measuring.spread(timing.wall),
-                measuring.spread(timing.cpu),
-                *(f"{ratio:.2f}" for ratio in ratios),
-                *("-" if value is None else f"{value:.1f}" for value in seconds),
-                "-" if variant.peak is None else f"{variant.peak / 1e6:.0f}",
-                f"{speed / 1e9:.1f}",
-                *(f"{speed / peak[cpu]:.0%}" for peak in peaks.values()),
-            ]
-        )
+        row = [
+            name,
+            measuring.spread(timing.wall),
+            measuring.spread(timing.cpu),
+            *(f"{ratio:.2f}" for ratio in ratios),
+            *("-" if value is None else f"{value:.1f}" for value in seconds),
+            "-" if variant.peak is None else f"{variant.peak / 1e6:.0f}",
+        ]
+        if flop:
+            speed = flop / statistics.median(timing.cpu if cpu else timing.wall)
+            shares = (f"{speed / peak[cpu]:.0%}" for peak in peaks.values())
+            row += [f"{speed / 1e9:.1f}", *shares]
+        rows.append(row)
     return rows
 
 
 def records(
     prepared: dict[str, Prepared],
     timings: dict[str, measuring.Timing],
-    flop: int,
+    flop: int | None,
     peaks: dict[str, tuple[float, float]],
 ) -> list[Record]:
     """Returns a record for each variant; the arguments are those of `table`.
@@ -100,7 +104,6 @@ def records(
     for name, variant in prepared.items():
         timing = timings[name]
         seconds = statistics.median(timing.wall)
-        speed = flop / statistics.median(timing.cpu if cpu else timing.wall)
         row = {
             "variant": name,
             "ms/step": 1e3 * seconds,
@@ -111,8 +114,10 @@ def records(
             "from the cache s": variant.cached,
             "peak GiB": variant.peak and variant.peak / 2**30,
             "XLA's temporaries GiB": variant.planned and variant.planned / 2**30,
-            "TFLOP/step": flop / 1e12,
         }
-        row |= {f"of {key}": speed / peak[cpu] for key, peak in peaks.items()}
+        if flop:
+            speed = flop / statistics.median(timing.cpu if cpu else timing.wall)
+            row["TFLOP/step"] = flop / 1e12
+            row |= {f"of {key}": speed / peak[cpu] for key, peak in peaks.items()}
         rows.append(row)
     return rows

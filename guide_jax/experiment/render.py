@@ -19,6 +19,7 @@ from guide_jax.experiment.render_3d import (
 )
 from guide_jax.faces.photos import to_uint8
 from guide_jax.models.generator import Generator, ImagePass, make_mapping, z_of_seed
+from guide_jax.reports.pictures import save_animation
 from guide_jax.storage.locate import KINDS, locate
 from guide_jax.storage.network_file import load_network
 from guide_jax.storage.run_folder import GENERATOR, RENDER
@@ -70,10 +71,8 @@ def render(config: Config, workdir: Path) -> dict[str, list[str]]:
         grid(images).save(written[-1])
     if "walk" in settings.what:
         written.append(folder / "walk.webp")
-        first, *rest = _images(show, generator, walk(w, settings.frames), "walk")
-        first.save(
-            written[-1], save_all=True, append_images=rest, duration=FRAME_MS, loop=0
-        )
+        frames = list(_images(show, generator, walk(w, settings.frames), "walk"))
+        save_animation(written[-1], frames, FRAME_MS)
     if TURN in settings.what:
         written.append(folder / "turn.gif")
         save_turn(written[-1], turned, settings.frames, settings.yaw)

@@ -16,6 +16,7 @@ from guide_jax.errors import InputError
 from guide_jax.faces.photos import to_uint8
 from guide_jax.models.eg3d.generator import EG3D, Synthesis
 from guide_jax.models.generator import Generator, ImagePass, synthesize
+from guide_jax.reports.pictures import save_animation
 from guide_jax.storage.atomic import writing
 from guide_jax.storage.locate import load_generator
 from guide_jax.storage.run_folder import CODES, PersonFolder
@@ -87,15 +88,7 @@ def save_turn(
                 row.append(to_uint8(show(person.generator, person.w, **view))[0])
                 bar.update()
             pages.append(Image.fromarray(np.concatenate(row, axis=1)))
-    with writing(path) as part:
-        pages[0].save(
-            part,
-            "GIF",
-            save_all=True,
-            append_images=pages[1:],
-            duration=FRAME_MS,
-            loop=0,
-        )
+    save_animation(path, pages, FRAME_MS)
 
 
 def save_mesh(path: Path, person: Shown, side: int, density: float) -> None:

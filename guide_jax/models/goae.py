@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from guide_jax.models.shapes import Array
-from guide_jax.models.swin import Swin, folded, norm, sides
+from guide_jax.models.swin import Swin, dropped, folded, norm, sides
 
 STAGES = 4  # a query map, and a map for each of three groups
 LEAKY_SLOPE = 0.01  # PyTorch's default, not StyleGAN2's 0.2
@@ -89,18 +89,10 @@ class CrossAttention(nnx.Module):
             dropout_rate=0.0 if key is None else DROPOUT,
             broadcast_dropout=False,
         )
-        x = self.norm(x + _dropped(self.out(found.reshape(x.shape)), folded(key, 1)))
-        hidden = _dropped(jax.nn.relu(self.expand(x)), folded(key, 2))
-        return x + _dropped(self.contract(hidden), folded(key, 3))
-
-
-def _dropped(x: Float[Array, "N K C"], key: jax.Array | None) -> Float[Array, "N K C"]:
-    """Dropout; nothing changes without a key."""
-    if key is None:
-        return x
-    return jnp.where(
-        jax.random.bernoulli(key, 1 - DROPOUT, x.shape), x / (1 - DROPOUT), 0
-    )
+        out = self.out(found.reshape(x.shape))
+        x = self.norm(x + dropped(out, DROPOUT, folded(key, 1)))
+        hidden = dropped(jax.nn.relu(self.expand(x)), DROPOUT, folded(key, 2))
+        return x + dropped(self.contract(hidden), DROPOUT, folded(key, 3))
 
 
 class GOAE(nnx.Module):

@@ -124,9 +124,11 @@ class Block(nnx.Module):
 
         With a key, each branch of an image is left out with probability `rate`.
         """
-        x = x + _kept(self.norm1(self._attend(x)), rate, key, 0)
+        whole = (1, 2, 3)  # an image's branch is left out as a whole
+        x = x + dropped(self.norm1(self._attend(x)), rate, folded(key, 0), whole)
         hidden = jax.nn.gelu(self.expand(x), approximate=False)
-        return x + _kept(self.norm2(self.contract(hidden)), rate, key, 1)
+        branch = self.norm2(self.contract(hidden))
+        return x + dropped(branch, rate, folded(key, 1), whole)
 
     def _attend(self, x: Float[Array, "N S S C"]) -> Float[Array, "N S S C"]:
         N, S, _, C = x.shape
@@ -247,15 +249,23 @@ def folded(key: jax.Array | None, *parts: int) -> jax.Array | None:
     return key
 
 
-def _kept(
-    x: Float[Array, "N S S C"], rate: float, key: jax.Array | None, branch: int
-) -> Float[Array, "N S S C"]:
-    """Stochastic depth: leaves out an image's branch, and scales those that stay."""
-    if key is None or not rate:
+def dropped(
+    x: Float[Array, "..."],
+    rate: float,
+    key: jax.Array | None,
+    together: tuple[int, ...] = (),
+) -> Float[Array, "..."]:
+    """Returns x with values left out and the others scaled; unchanged without a key.
+
+    Args:
+        x: any array.
+        rate: share that is left out, in [0, 1].
+        key: chooses which.
+        together: axes along which values are left out together.
+    """
+    if key is None:
         return x
-    key = jax.random.fold_in(key, branch)
-    keep = jax.random.bernoulli(key, 1 - rate, (len(x), 1, 1, 1))
-    return jnp.where(keep, x / (1 - rate), 0)
+    return nnx.Dropout(rate, broadcast_dims=together, deterministic=False)(x, rngs=key)
 
 
 def sides(input_size: int, stages: int) -> list[int]:

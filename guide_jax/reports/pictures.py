@@ -1,4 +1,4 @@
-"""Writes a person's pictures: `before_after.png`, and each image on its own."""
+"""Writes a person's pictures: `before_after.png`, each image on its own, animations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,22 @@ INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 # A test photo, and its reconstruction before and after, [H, W, 3] each.
 TestRow = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def save_animation(path: Path, frames: Sequence[Image.Image], duration: int) -> None:
+    """Writes an endless animation.
+
+    Args:
+        path: path of a GIF or WebP file.
+        frames: images of one size.
+        duration: duration of a frame in milliseconds.
+    """
+    first, *rest = frames
+    kind = path.suffix[1:].upper()
+    with writing(path) as part:
+        first.save(
+            part, kind, save_all=True, append_images=rest, duration=duration, loop=0
+        )
 
 
 def before_after(

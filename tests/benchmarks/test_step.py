@@ -49,6 +49,21 @@ def test_without_torch_only_ours_is_timed(monkeypatch, capsys):
     assert jax.config.jax_compilation_cache_dir == folder
 
 
+@pytest.mark.full
+def test_eg3d_is_timed_against_separate_passes(capsys):
+    step.main(["--generator=eg3d", "--tiny", f"--resolution={SIZE}", "--turns=1"])
+    out = capsys.readouterr().out
+    assert "separate: loss off by" in out
+    rows = out[out.index("variant ") :].splitlines()
+    assert "GFLOP" not in rows[0]
+    assert [row.split()[0] for row in rows[1:3]] == ["ours", "separate"]
+
+
+def test_torch_has_no_eg3d():
+    with pytest.raises(SystemExit):
+        step.parse(["--generator=eg3d", "--ways", "ours", "published"])
+
+
 @pytest.fixture(scope="module")
 def ours():
     """Returns loss, gradient norm, gradient by path, and the loss a step later."""

@@ -11,8 +11,8 @@ from guide_jax.config import read
 from guide_jax.config_types import Sampling
 from guide_jax.errors import InputError
 from guide_jax.metrics.evaluator import Evaluator
-from guide_jax.models.goae import DROPOUT, GOAE, _dropped
-from guide_jax.models.swin import _kept
+from guide_jax.models.goae import DROPOUT, GOAE
+from guide_jax.models.swin import dropped
 from guide_jax.storage import locate
 from guide_jax.training.context import make_context
 from guide_jax.training.losses import term_weights
@@ -95,11 +95,12 @@ def test_evaluation_draws_other_noise_before_and_after():
 
 def test_dropout_and_stochastic_depth_keep_the_mean():
     x = np.ones((400, 3, 8), np.float32)
-    dropped = np.asarray(_dropped(x, jax.random.key(0)))
-    assert (dropped == 0).mean() == pytest.approx(DROPOUT, abs=0.02)
-    assert dropped.mean() == pytest.approx(1, abs=0.02)
+    single = np.asarray(dropped(x, DROPOUT, jax.random.key(0)))
+    assert (single == 0).mean() == pytest.approx(DROPOUT, abs=0.02)
+    assert single.mean() == pytest.approx(1, abs=0.02)
     images = np.ones((400, 2, 2, 1), np.float32)
-    kept = np.asarray(_kept(images, 0.2, jax.random.key(0), 0)).reshape(400, -1)
+    kept = np.asarray(dropped(images, 0.2, jax.random.key(0), (1, 2, 3)))
+    kept = kept.reshape(400, -1)
     assert set(np.unique(kept)) == {0, np.float32(1.25)}
     assert (np.ptp(kept, axis=1) == 0).all()  # whole images
     assert kept.mean() == pytest.approx(1, abs=0.1)
