@@ -166,8 +166,8 @@ def get_config() -> ConfigDict:
     erase.rounds = 3  # number of searches
     erase.steps = 50  # steps of each search
     # How far people's covariance is shrunk (see fold.shrinkage) when a direction is
-    # taken out. The smaller, the better are others kept, and the more is left of the
-    # person for an attacker who searches.
+    # taken out. The smaller, the better are others kept, and the more is left of a
+    # sampled person for an attacker who searches.
     erase.shrinkage = 0.5
     # How far the person's codes move towards a replacement identity: of 64 random
     # people, the one who leaves the person least similar.

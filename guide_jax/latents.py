@@ -202,9 +202,15 @@ class LatentFinder:
             w_u = np.concatenate([w_u, self._invert(copies, w_u)])
             groups = np.append(groups, _groups_of_copies(len(copies)))
             shown = np.concatenate([shown, copies])
+        starts = w_u
+        if self._config.training.erase and self._config.source.refine.steps:
+            # Another photo's code has more in common with the codes before refinement.
+            encoded = self.encode(shown)
+            w_u = np.concatenate([w_u, encoded])
+            groups = np.append(groups, np.full(len(encoded), groups.max() + 1))
         codes = Codes(_finite(w_u), w_u, _finite(self._invert(tests.images)))
         found = Found(codes, skipped + further, photos, tests)
-        return _Given(found, mean, groups, shown, w_u)
+        return _Given(found, mean, groups, shown, starts)
 
     def _of_seed(self, person: Person) -> _Given:
         assert person.seed is not None  # a person has photos or a seed

@@ -10,6 +10,7 @@ from PIL import Image
 from configs import default
 from guide_jax import inversion, latents, target
 from guide_jax.config import read
+from guide_jax.erasure import Eraser
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
@@ -273,6 +274,25 @@ def test_an_erased_person_s_target_is_what_the_edited_generator_shows(networks):
     wanted = images(generator, found.codes.w_target)
     np.testing.assert_allclose(images(unlearned, found.codes.w_u), wanted, atol=1e-4)
     assert np.abs(images(generator, found.codes.w_u) - wanted).max() > 1e-3
+
+
+def test_photos_codes_before_refinement_are_erased_too(networks, photos, monkeypatch):
+    groups = []
+
+    def erase(self, given, images, starts, *rest):
+        groups.append(given)
+        assert len(images) == len(starts) == len(given[0])
+        return np.zeros((4, 7, 7))
+
+    monkeypatch.setattr(Eraser, "__call__", erase)
+    changes = {"method": "erase", "steps": 0, "source.refine.steps": 2}
+    find = finder(networks, **changes)
+    found = find(Person(photos=photos[:3]))
+    assert found.codes.w_u.shape[0] == 6
+    refined, before = groups[0]
+    np.testing.assert_array_equal(refined, found.codes.w_u[:3])
+    np.testing.assert_array_equal(before, encoded(networks, found.photos.images))
+    assert np.abs(refined - before).max() > 1e-4
 
 
 def test_without_an_encoder_a_person_is_erased_all_the_same(networks):
