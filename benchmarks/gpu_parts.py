@@ -25,7 +25,6 @@ TESTS = (
     "tests/training/test_step.py",
     "tests/training/test_losses.py",
     "tests/training/test_edit.py",
-    "tests/training/test_fold.py",
 )
 FEW_OTHERS = ("--config.evaluate.others=2", "--config.evaluate.shown=2")
 QUICK = ("-m", "not slow and not full", "-q", "-W", "default")

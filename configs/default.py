@@ -14,8 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # seeds all random draws during training
     config.steps = 1000  # training steps per person
     # How the generator forgets. "guide": the paper's target and losses, `target` and
-    # `loss` below. "fold": the map of codes to targets in `fold` below, learned from
-    # activations. "erase": the person's directions are taken out of all codes, without
+    # `loss` below. "erase": the person's directions are taken out of all codes, without
     # training (steps = 0). docs/forgetting.md compares them.
     config.method = "guide"
     # dtype of the training step's activations and of its convolutions' inputs and
@@ -119,55 +118,15 @@ def get_config() -> ConfigDict:
     # d, distance from the mean code to the target: L2 norm over the whole code [L, D].
     target.distance = 30.0
 
-    # The method "fold". A code's component is its distance from the mean code along the
-    # direction from the mean code to the person's. Lengths are L2 norms over the whole
-    # code [L, D], as for d.
-    config.fold = fold = ConfigDict()
-    # Whether components are measured by Fisher's linear discriminant, which discounts
-    # what varies much among people: few others then have a large component. A sampled
-    # person's code, the encoder's codes, and those of mirrored images each get a
-    # direction then.
-    fold.discriminant = False
-    # Added to the covariance that the discriminant divides by, relative to its largest
-    # eigenvalue. The smaller, the fewer others have a large component; the larger, the
-    # more of the code counts.
-    fold.shrinkage = 0.2
-    # Codes with a larger component are the person: they move. Random people's
-    # components have a standard deviation of about 3 in the bundled generators, and of
-    # 2 to 4 at 64 px by the discriminant.
-    fold.threshold = 8.0
-    # A code that is x beyond the threshold moves to gain * x on its other side.
-    fold.gain = 3.5
-    fold.limit = 30.0  # the furthest that a code moves beyond the mean code, like d
-    # Whether a code that is x beyond the threshold loses its component and moves by
-    # gain * x, at most `limit`, towards a replacement: of 64 random people, the one who
-    # leaves the person least similar. Otherwise it moves to its other side.
-    fold.replace = False
-    # Largest component of the random people who are moved towards the person for
-    # training, relative to the person's own.
-    fold.reach = 1.3
-    # Side in pixels of the largest activations that student and source are compared by.
-    # Larger layers, which draw skin and hair in detail, are not trained.
-    fold.resolution = 32
-    fold.own = 3  # codes of the person in a step
-    fold.adjacent = 4  # random people in a step, moved towards the person
-    fold.others = 9  # further random people in a step, who must stay
-    fold.others_weight = 2.5  # weight of each of these, relative to the person's codes
-    # Half of the others are moved to components of at most this many thresholds.
-    fold.edge = 1.0
-    # Learning rate of the layers that read codes, along the measures only and relative
-    # to their weights' size. Plain gradients are small where codes hardly vary.
-    fold.affine_rate = 0.0
-
     # The method "erase". A direction from the mean code to the person is taken out of
     # every code, so that no code has it. Then the person is searched for, and what the
     # search finds is taken out, too.
     config.erase = erase = ConfigDict()
     erase.rounds = 3  # number of searches
     erase.steps = 50  # steps of each search
-    # How far people's covariance is shrunk (see fold.shrinkage) when a direction is
-    # taken out. The smaller, the better are others kept, and the more is left of a
-    # sampled person for an attacker who searches.
+    # A direction is measured by the inverse of people's covariance, shrunk by this
+    # share of its largest eigenvalue. The smaller, the better are others kept, and the
+    # more is left of a sampled person for an attacker who searches.
     erase.shrinkage = 0.5
     # How far the person's codes move towards a replacement identity: of 64 random
     # people, the one who leaves the person least similar.

@@ -1,4 +1,4 @@
-"""The demo with the paper's method instead of the fold.
+"""The demo with the paper's method instead of erasure.
 
 python main.py --config=configs/demo_guide.py
 python main.py --config=configs/demo_guide.py --config.target.name=average

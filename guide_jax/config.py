@@ -17,7 +17,6 @@ from guide_jax.config_types import (
     Config,
     Erase,
     Evaluate,
-    Fold,
     LossWeights,
     NetworkSource,
     PairWeights,
@@ -70,7 +69,6 @@ def read(fields: ConfigDict | Config) -> Config:
         return fields
     check(fields)
     loss, evaluate = fields.loss, fields.evaluate
-    folds = fields.method == "fold"
     return Config(
         name=fields.name,
         cache=Path(os.path.expanduser(fields.cache)),
@@ -100,9 +98,8 @@ def read(fields: ConfigDict | Config) -> Config:
             compute=Compute(fields.compute, fields.precision, loss.lpips_resolution),
             gradient_accumulation=fields.gradient_accumulation,
             save_every=fields.save_every,
-            codes_per_step=fields.fold.own if folds else fields.source.codes_per_step,
+            codes_per_step=fields.source.codes_per_step,
             compat=fields.compat,
-            fold=Fold(**fields.fold) if folds else None,
             erase=Erase(**fields.erase) if fields.method == "erase" else None,
         ),
         evaluate=Evaluate(

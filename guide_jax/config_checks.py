@@ -17,7 +17,7 @@ from guide_jax.faces.variants import ALTERATIONS
 COMPUTE = ("float32", "bfloat16")
 PRECISIONS = ("default", "high", "highest")
 ACCUMULATION = ("auto", "always", "never")
-METHODS = ("guide", "fold", "erase")
+METHODS = ("guide", "erase")
 SHARED = ("latents", "people")
 SCENARIOS = ("random", "in_domain", "out_of_domain")
 JUDGE_ALIGNMENTS = ("crop", "mtcnn")
@@ -121,9 +121,6 @@ def _check_numbers(fields: ConfigDict) -> None:
         ("attack.random_people", attack.random_people),
         ("evaluate.batch", evaluate.batch),
         ("optimizer.learning_rate", fields.optimizer.learning_rate),
-        ("fold.threshold", fields.fold.threshold),
-        ("fold.own", fields.fold.own),
-        ("fold.resolution", fields.fold.resolution),
         ("erase.shrinkage", fields.erase.shrinkage),
         ("render.count", render.count),
         ("render.frames", render.frames),

@@ -68,50 +68,6 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """Settings of the method "fold"; lengths are in the L2 norm over `[L, D]`.
-
-    Attributes:
-        discriminant: whether Fisher's linear discriminant measures components, with a
-            direction for each group of codes (see `target.fold_map`). Otherwise all
-            codes share one direction, which also measures.
-        shrinkage: of the discriminant's covariance, relative to its largest eigenvalue.
-        threshold: component beyond which codes move.
-        gain: how far a code moves past the threshold, relative to how far beyond it
-            was.
-        limit: no code moves further than this, either to the direction's other side or
-            towards the replacement.
-        replace: whether codes lose their component and move towards a replacement
-            identity. Otherwise they move to the direction's other side.
-        reach: largest component of the adjacent codes, relative to the person's.
-        resolution: side of the largest activations that are compared, in pixels.
-        own: number of the person's codes in a step.
-        adjacent: number of random people moved along the direction in a step.
-        others: number of other random people in a step.
-        others_weight: weight of each of these, relative to the person's codes.
-        edge: largest component of the half of them that is moved to the threshold,
-            in thresholds.
-        affine_rate: learning rate of the layers that read codes along the measures,
-            relative to their weights' size; 0: they have no rate of their own.
-    """
-
-    discriminant: bool
-    shrinkage: float
-    threshold: float
-    gain: float
-    limit: float
-    replace: bool
-    reach: float
-    resolution: int
-    own: int
-    adjacent: int
-    others: int
-    others_weight: float
-    edge: float
-    affine_rate: float
-
-
-@dataclass(frozen=True)
 class Erase:
     """Settings of the method "erase".
 
@@ -145,7 +101,6 @@ class Training:
         codes_per_step: how many of a person's codes each step takes, in turn; 0 for
             all.
         compat: whether noise is drawn as in the published code.
-        fold: settings of the method "fold"; None for other methods.
         erase: settings of the method "erase"; None for other methods.
     """
 
@@ -159,7 +114,6 @@ class Training:
     save_every: int
     codes_per_step: int = 0
     compat: bool = False
-    fold: Fold | None = None
     erase: Erase | None = None
 
 

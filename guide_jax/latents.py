@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guide_jax import batching, inversion, target
-from guide_jax.config_types import Config, Fold
+from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.erasure import Eraser
 from guide_jax.errors import InputError, UnlearningError
@@ -22,14 +22,12 @@ from guide_jax.models.network import jitted
 from guide_jax.people import Person
 from guide_jax.search import Search
 from guide_jax.storage.locate import Networks
-from guide_jax.target import FoldMap
 
-CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the fold's measures
+CROWD, CROWD_SEED = 2000, 9001  # number and seed of people for the covariance
 CANDIDATES, CANDIDATE_SEED = 64, 9002  # number and seed of possible replacements
 # Of the search for what is left of an erased person: learning rate in standard
 # deviations of the generator's people, and codes at a time.
 SEARCH_RATE, SEARCHED = 0.05, 4
-COMPARED = 4  # the person's codes, at most, for which each of them is tried
 
 
 class Codes(NamedTuple):
@@ -37,8 +35,8 @@ class Codes(NamedTuple):
 
     Attributes:
         w_u: the codes to forget, `[P, L, D]`: one for each photo that was used, then
-            those of altered copies. For a sampled person, the person's code, then, for
-            other methods, the encoder's codes of its image and of altered copies.
+            those of altered copies. For a sampled person, the person's code. To erase,
+            then the encoder's codes of the photos, or the image, and of altered copies.
         w_target: their targets, `[P, L, D]`; with the paper's method, all rows are
             equal.
         tests: the codes of the person's other photos, `[T, L, D]`.
@@ -70,7 +68,6 @@ class Found(NamedTuple):
         photos: the photos from which the person is forgotten; empty for a sampled
             person.
         tests: the photos that test it.
-        fold_map: for the fold, the directions of the person's codes.
         changes: to erase, how codes change, `[L, D, D]`.
     """
 
@@ -78,7 +75,6 @@ class Found(NamedTuple):
     skipped: list[str]
     photos: Photos
     tests: Photos
-    fold_map: FoldMap | None = None
     changes: np.ndarray | None = None
 
 
@@ -98,20 +94,6 @@ class _Given(NamedTuple):
     groups: np.ndarray
     shown: np.ndarray
     starts: np.ndarray
-
-
-class _Moves(NamedTuple):
-    """Where a person's codes move.
-
-    Attributes:
-        targets: `[P, L, D]`.
-        fold_map: see `Found`.
-        changes: see `Found`.
-    """
-
-    targets: np.ndarray
-    fold_map: FoldMap | None = None
-    changes: np.ndarray | None = None
 
 
 def _ignore(found: Found) -> None:
@@ -184,12 +166,9 @@ class LatentFinder:
             )
         on_codes(found)
         w_u = found.codes.w_u
-        moves = self._moves(w_u, mean, groups, shown, starts)
-        return found._replace(
-            codes=found.codes._replace(w_target=moves.targets),
-            fold_map=moves.fold_map,
-            changes=moves.changes,
-        )
+        targets, changes = self._moves(w_u, mean, groups, shown, starts)
+        codes = found.codes._replace(w_target=targets)
+        return found._replace(codes=codes, changes=changes)
 
     def _of_photos(self, person: Person) -> _Given:
         photos, skipped = self._read(person.photos)
@@ -220,7 +199,7 @@ class LatentFinder:
         groups, starts = np.zeros(1, int), np.broadcast_to(w_avg, w_u.shape)
         shown = self._images(generator, w_u)
         at_mean = np.allclose(w_u, w_avg, atol=1e-6)
-        if self.prior and (training.fold or training.erase) and not at_mean:
+        if self.prior and training.erase and not at_mean:
             # An attacker who has a picture of a sampled person finds the encoder's
             # codes of the picture and of its altered copies.
             copies = variants(shown, self._config.source.variants)
@@ -248,14 +227,13 @@ class LatentFinder:
         groups: np.ndarray,
         shown: np.ndarray,
         starts: np.ndarray,
-    ) -> _Moves:
-        """Returns where codes move, by the config's method.
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns targets `[P, L, D]`, and the changes of `Found`, by the method.
 
         Args:
             w_u: codes to forget `[P, L, D]`.
             mean: the mean code of the person's photos `[1, L, D]`.
-            groups: each code's group `[P]`. Each has a direction of its own in the
-                fold's map, but without a discriminant all codes share one.
+            groups: each code's group `[P]`; each group's mean is replaced.
             shown: images of the person `[n, H, W, 3]`, to search for.
             starts: where the search for each of them starts, `[n, L, D]`.
         """
@@ -265,25 +243,11 @@ class LatentFinder:
             candidates = self.random(CANDIDATE_SEED, CANDIDATES)
             images = shown, starts, candidates
             changes = self._eraser(by_group, *images, self._identities)
-            return _Moves(self._eraser.moved(w_u, changes), changes=changes)
-        if training.fold:
-            return self._folded(training.fold, w_u, groups)
+            return self._eraser.moved(w_u, changes), changes
         of = target.TARGETS[config.target.name]
         w_avg = self._generator.mapping.w_avg[...]
         made = of(jnp.asarray(mean), w_avg, config.target.distance)
-        return _Moves(np.array(jnp.broadcast_to(made, w_u.shape)))
-
-    def _folded(self, fold: Fold, w_u: np.ndarray, groups: np.ndarray) -> _Moves:
-        w_avg = self._generator.mapping.w_avg[...]
-        k = groups if fold.discriminant else np.zeros_like(groups)
-        by_group = [w_u[k == i] for i in range(k.max() + 1)]
-        fold_map = target.fold_map(by_group, np.asarray(w_avg), self._crowd, fold)
-        if fold.replace:
-            fold_map = self._with_replacement(w_u, k, fold_map)
-        made = target.fold_person(
-            jnp.asarray(w_u), jnp.asarray(k), w_avg, fold_map, fold
-        )
-        return _Moves(np.array(made), fold_map)
+        return np.array(jnp.broadcast_to(made, w_u.shape)), None
 
     @functools.cached_property
     def _eraser(self) -> Eraser:
@@ -299,32 +263,6 @@ class LatentFinder:
         )
         return Eraser(self._generator, search, settings, self._crowd, self._console)
 
-    def _with_replacement(
-        self, w_u: np.ndarray, k: np.ndarray, fold_map: FoldMap
-    ) -> FoldMap:
-        """Returns the map with the candidate that makes the person least similar.
-
-        Candidates are tried where the fold reaches its limit, because the codes of the
-        person's other photos are no further from random people than that. The loss's
-        identity encoder compares, not a judge.
-        """
-        fold = self._config.training.fold
-        assert fold  # the map belongs to it
-        w_u, k = w_u[:COMPARED], k[:COMPARED]
-        w_avg = self._generator.mapping.w_avg[...]
-        reached = np.full(len(w_u), fold.threshold + fold.limit / max(fold.gain, 1e-3))
-        near = target.at_component(
-            jnp.asarray(w_u), jnp.asarray(k), jnp.asarray(reached), w_avg, fold_map
-        )
-        people = self.random(CANDIDATE_SEED, CANDIDATES) - np.asarray(w_avg)
-        own, maps, similarities = self._identities(w_u), [], []
-        for person in people:
-            maps.append(target.with_replacement(fold_map, person))
-            codes = np.asarray(target.fold(near, w_avg, maps[-1], fold))
-            found = np.sum(self._identities(codes) * own, axis=1)
-            similarities.append(np.mean(found))
-        return maps[np.argmin(similarities)]
-
     def _identities(self, w: np.ndarray) -> np.ndarray:
         """Returns the identity embeddings `[N, E]` of codes' images."""
         images = self._images(self._generator, w)
@@ -336,7 +274,7 @@ class LatentFinder:
 
     @functools.cached_property
     def _crowd(self) -> np.ndarray:
-        """Random people `[M, L, D]`, whose covariance the fold's measures need."""
+        """Random people `[M, L, D]`, whose covariance the eraser needs."""
         return self.random(CROWD_SEED, CROWD)
 
     def random(self, seed: int, count: int) -> np.ndarray:

@@ -14,7 +14,6 @@ from guide_jax.erasure import Eraser
 from guide_jax.errors import InputError, UnlearningError
 from guide_jax.faces.variants import variants
 from guide_jax.latents import LatentFinder
-from guide_jax.models import arcface
 from guide_jax.models.edited import edited
 from guide_jax.models.generator import ImagePass
 from guide_jax.models.network import fill
@@ -192,80 +191,11 @@ def test_photos_are_refined_from_the_encoder_s_code_and_copies_from_the_photo_s(
     np.testing.assert_allclose(found.codes.tests[0], test + 4, atol=1e-5)
 
 
-def test_the_fold_also_forgets_the_encoder_s_codes_of_a_sampled_person(networks):
-    found = finder(networks, **{"method": "fold", "source.variants": 2})(sampled(1))
-    (own, first, *copies) = found.codes.w_u
-    image = ImagePass(networks["generator"], 1)(networks["generator"], own[None])
-    shown = np.concatenate([image, variants(image, 2)])
-    wanted = encoded(networks, shown)
-    np.testing.assert_allclose([first, *copies], wanted, atol=1e-4)
-    plain = finder(networks)(sampled(1)).codes
-    np.testing.assert_array_equal(plain.w_u, own[None])
-
-
-def test_the_discriminant_has_a_direction_for_each_kind_of_code(networks):
-    fold = {"method": "fold", "source.variants": 3, "fold.discriminant": True}
-    found = finder(networks, **fold)(sampled(1))
-    own, image, mirrored, *rest = found.codes.w_u
-    w_avg = np.asarray(networks["generator"].mapping.w_avg[...])
-    groups = own, np.mean([image, *rest], axis=0), mirrored
-    away = np.stack(groups) - w_avg
-    lengths = np.linalg.norm(away, axis=(1, 2))
-    np.testing.assert_allclose(found.fold_map.lengths, lengths, rtol=1e-4)
-    directions = away / lengths[:, None, None]
-    np.testing.assert_allclose(found.fold_map.directions, directions, atol=1e-4)
-    assert not np.allclose(found.fold_map.measures, directions, atol=1e-4)
-
-    plain = finder(networks, **fold | {"fold.discriminant": False})(sampled(1))
-    (along,) = plain.fold_map.directions
-    away = found.codes.w_u.mean(axis=0) - w_avg
-    np.testing.assert_allclose(along, away / np.linalg.norm(away), atol=1e-4)
-    np.testing.assert_array_equal(plain.fold_map.measures[0], along)
-    assert finder(networks)(sampled(1)).fold_map is None
-
-
-def test_the_replacement_makes_the_person_least_similar(networks, monkeypatch):
-    monkeypatch.setattr(latents, "CANDIDATES", 3)
-    config = default.get_config()
-    config.method, config.fold.replace = "fold", True
-    find, fold = LatentFinder(read(config), networks), read(config).training.fold
-    generator = networks["generator"]
-    w_avg = np.asarray(generator.mapping.w_avg[...])
-
-    def random(seed, count):  # people of the tiny mapping are all alike
-        people = np.random.default_rng(seed).standard_normal((count, 1, 7)) + w_avg
-        return np.repeat(people, 4, axis=1).astype(np.float32)
-
-    monkeypatch.setattr(find, "random", random)
-    found = find(sampled(1))
-    fold_map = found.fold_map
-    codes = found.codes.w_u[: latents.COMPARED]
-    reached = np.full(len(codes), fold.threshold + fold.limit / fold.gain)
-    group = np.zeros(len(codes), int)
-    near = target.at_component(codes, group, reached, w_avg, fold_map)
-
-    def embedded(w):
-        images = ImagePass(generator, 1)(generator, np.asarray(w))
-        return arcface.embed(networks["identity"], images)
-
-    similarities, chosen = [], []
-    for person in find.random(latents.CANDIDATE_SEED, 3):
-        tried = target.with_replacement(fold_map, person - w_avg)
-        shown = embedded(target.fold(near, w_avg, tried, fold))
-        similarities.append(np.mean(np.sum(shown * embedded(codes), axis=1)))
-        same = np.allclose(tried.replacement, fold_map.replacement, atol=1e-4)
-        chosen.append(same)
-    assert np.sum(chosen) == 1
-    assert similarities[chosen.index(True)] == min(similarities)
-    assert max(similarities) - min(similarities) > 1e-4
-
-
 def test_an_erased_person_s_target_is_what_the_edited_generator_shows(networks):
     changes = {"method": "erase", "steps": 0, "source.variants": 2}
     changes |= {"erase.steps": 2, "erase.rounds": 1}
     found = finder(networks, **changes)(sampled(1))
     assert len(found.codes.w_u) == 1 + 3
-    assert found.fold_map is None
     generator = networks["generator"]
     unlearned = nnx.clone(generator)
     w_avg = np.asarray(generator.mapping.w_avg[...])

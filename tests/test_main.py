@@ -82,7 +82,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, networks):
 def test_a_seed_run_and_then_a_photo_run_in_the_same_folder(tmp_path, networks, photo):
     workdir = tmp_path / "deep" / "work"
     settings = [f"--config.networks.{r}.path={path}" for r, path in networks.items()]
-    settings += ["--config.method=fold", "--config.steps=3"]
+    settings += ["--config.method=guide", "--config.steps=3"]
     settings += ["--config.optimizer.learning_rate=0.01"]
     settings += ["--config.evaluate.others=3", "--config.evaluate.shown=2"]
     settings += ["--config.attack.directions="]  # the bundled ones don't fit
@@ -192,7 +192,7 @@ def nine_steps(networks):
     """Returns settings of a run that stores a checkpoint every third of nine steps."""
     return [
         *(f"--config.networks.{r}.path={path}" for r, path in networks.items()),
-        "--config.method=fold",
+        "--config.method=guide",
         "--config.steps=9",
         "--config.save_every=3",
         "--config.evaluate.others=3",
@@ -447,7 +447,7 @@ def mistake(tmp_path, networks, monkeypatch, capsys):
         ({"loss.lpips_resolution": 24}, "config.loss.lpips_resolution is 24; it must"),
         ({"loss.lpips_resolution": 16}, "16x16 images are too small for LPIPS"),
         ({"method": "forget"}, "config.method is 'forget'; choose one of g"),
-        ({"fold.own": 0}, "config.fold.own is 0; it must be above 0"),
+        ({"erase.shrinkage": 0.0}, "config.erase.shrinkage is 0; it must be above"),
         ({"target.name": "mean"}, "config.target.name is 'mean'; choose one of a"),
         ({"steps": -1}, "config.steps is -1; it must not be negative"),
         ({"source.seed": -1}, "config.source.seed is -1"),
@@ -563,7 +563,7 @@ def test_non_finite_measures_give_a_one_line_error(mistake, tmp_path, monkeypatc
         "compare",
         lambda *_: {"measures": broken, "judges": {}},
     )
-    lines = mistake({"method": "fold", "steps": 1}, code=1)
+    lines = mistake({"method": "guide", "steps": 1}, code=1)
     (line,) = [line for line in lines if line.startswith("error")]
     assert "measures are not finite: {'id': nan, 'no_face': 3," in line
     left = {path.name for path in (tmp_path / "work").iterdir()}
@@ -577,8 +577,8 @@ def test_a_nan_loss_gives_a_one_line_error_and_exit_code_1(
         raise UnlearningError("the loss is nan at step 0")
 
     monkeypatch.setattr(trainer.Trainer, "__call__", fail)
-    fold = {"method": "fold", "steps": 1}
-    assert mistake(fold, code=1) == ["error: the loss is nan at step 0"]
+    changes = {"method": "guide", "steps": 1}
+    assert mistake(changes, code=1) == ["error: the loss is nan at step 0"]
     assert not (tmp_path / "work").exists()
 
 

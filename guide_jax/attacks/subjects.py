@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from guide_jax.attacks.codes import edits
@@ -18,7 +19,6 @@ from guide_jax.models.generator import ImagePass, make_mapping
 from guide_jax.models.resample import resize
 from guide_jax.storage.locate import locate
 from guide_jax.storage.network_file import load_network
-from guide_jax.training.fold import mixed_people
 
 GENERATOR = "generator:"
 DATASET = "tfds:"
@@ -112,6 +112,19 @@ def _photographed(
     )
 
 
+def _mixed(people: jax.Array, count: int, key: jax.Array) -> jax.Array:
+    """Draws codes `[count, L, D]` of random people `[M, L, D]`.
+
+    Half of them have other people's styles mixed in, so that W does not hold them.
+    """
+    key_whole, key_layers, key_which = jax.random.split(key, 3)
+    num_layers = people.shape[1]
+    whole = jax.random.randint(key_whole, (count, 1), 0, len(people))
+    layers = jax.random.randint(key_layers, (count, num_layers), 0, len(people))
+    rows = jnp.where(jax.random.bernoulli(key_which, 0.5, (count, 1)), whole, layers)
+    return people[rows, jnp.arange(num_layers)[None]]
+
+
 def _generated(
     path: str,
     settings: Attack,
@@ -126,7 +139,7 @@ def _generated(
     keys = jax.random.split(jax.random.key(settings.seed))
     z = jax.random.normal(keys[0], (4 * settings.strangers_count, other.z_dim))
     people = make_mapping(other, psi)(z)
-    w = np.asarray(mixed_people(people, settings.strangers_count, keys[1]))
+    w = np.asarray(_mixed(people, settings.strangers_count, keys[1]))
     edited = w.copy()
     fitting = {k: x for k, x in directions.items() if x.shape == (other.w_dim,)}
     for i in range(len(w) if fitting else 0):  # a different edit each

@@ -207,12 +207,12 @@ def choose_devices(config: Config, trains: bool) -> list[jax.Device]:
             f"there are {processes} processes, which share training steps; only"
             " --mode=unlearn can use them, or config.parallel.over=people"
         )
-    if config.training.fold or config.training.erase:
+    if config.training.erase:
         if processes > 1 or settings.devices > 1:
             raise InputError(
-                f"config.method={config.fields['method']!r} forgets each person on one"
-                " device; config.parallel.over=people gives each device a person, in"
-                " one or several processes"
+                "config.method='erase' forgets each person on one device;"
+                " config.parallel.over=people gives each device a person, in one or"
+                " several processes"
             )
         return sharding.devices_of(0)[:1]
     devices = sharding.devices_of(settings.devices)

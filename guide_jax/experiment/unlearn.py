@@ -129,7 +129,7 @@ class UnlearnJob:
 
     def _say_how_many_share(self, devices: DeviceGroup | None) -> None:
         settings = self._config.parallel
-        if self._config.training.fold or self._config.training.erase:
+        if self._config.training.erase:
             return
         if devices is None or settings.devices or settings.over != "latents":
             return
@@ -182,7 +182,6 @@ class UnlearnJob:
                 unlearned = self._train(
                     codes.w_u,
                     codes.w_target,
-                    fold_map=found.fold_map,
                     changes=found.changes,
                     on_step=log,
                     state=state,

@@ -23,18 +23,6 @@ from guide_jax.models.shapes import Array
 TRAINABLE = nnx.Param
 
 
-def reads_code(path: tuple) -> bool:
-    """Whether a parameter of a synthesis network is an affine weight `[D, C]`.
-
-    Affine layers map a style vector to a scale for each channel.
-
-    Args:
-        path: the parameter's, as `jax.tree_util.tree_leaves_with_path` gives it.
-    """
-    names = {getattr(key, "key", None) for key in path}
-    return "weight" in names and bool(names & {"affine", "up"})
-
-
 @runtime_checkable
 class Generator(Protocol):
     """A face generator.

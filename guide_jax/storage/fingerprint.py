@@ -71,13 +71,8 @@ def of_training(config: Config, person: str, hashes: Mapping[str, str]) -> str:
         settings = {name: settings[name] for name in kept}
         settings["encoded"] = [hashes.get("encoder"), config.source.variants]
         settings["psi"] = config.source.psi
-    elif config.training.fold:  # it ignores most of the paper's settings
-        del settings["target"]
-        settings["loss"] = {"psi": config.training.sampling.psi}
-        settings["encoded"] = [hashes.get("encoder"), config.source.variants]
-        del settings["erase"]
     else:
-        del settings["method"], settings["fold"], settings["erase"]
+        del settings["method"], settings["erase"]
     roles = "generator", "lpips", "identity"
     return of([settings, person, [hashes[role] for role in roles]])
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from guide_jax.config_types import Training
@@ -14,11 +13,9 @@ from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.models.edited import edited
 from guide_jax.models.generator import TRAINABLE, Generator, ImagePass
-from guide_jax.target import FoldMap
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
-from guide_jax.training.fold import MeasureOptimizer, falling, make_fold_step
 from guide_jax.training.losses import LossNetworks
 from guide_jax.training.sharding import DeviceGroup, make_sharded_step
 from guide_jax.training.step import make_step
@@ -58,14 +55,11 @@ class Trainer:
             generator,
             loss_networks,
             settings.weights,
-            _learning_rate(settings),
+            settings.learning_rate,
             settings.compute,
             settings.compat,
         )
         self._constants = self._devices.replicate(self._context.constants())
-        self._measured: MeasureOptimizer | None = None
-        if settings.fold:
-            self._measured = MeasureOptimizer(settings.fold, settings.steps)
         self._step = self._make_step()
         self._show = ImagePass(generator, 1)
         self._in_step = False  # other processes may wait inside a step
@@ -75,10 +69,6 @@ class Trainer:
         sampling = settings.sampling
         if settings.erase:  # takes no steps
             return make_step(self._context, sampling)
-        if settings.fold and self._measured:
-            return make_fold_step(
-                self._context, settings.fold, self._measured, sampling.psi
-            )
         accumulates, reason = accumulate.is_needed(
             settings.gradient_accumulation,
             sampling,
@@ -98,7 +88,6 @@ class Trainer:
         w_u: np.ndarray,
         w_target: np.ndarray,
         *,
-        fold_map: FoldMap | None = None,
         changes: np.ndarray | None = None,
         on_step: Callable[[int, dict[str, float]], None] = _ignore,
         state: TrainStateStore | None = None,
@@ -108,7 +97,6 @@ class Trainer:
         Args:
             w_u: codes to forget `[P, L, D]`.
             w_target: their targets `[P, L, D]`.
-            fold_map: the person's directions, if the method is the fold.
             changes: how codes change, `[L, D, D]`, if the method is to erase.
             on_step: called with each step's index and terms, one step late.
             state: stores checkpoints. If it holds one, training resumes from there, and
@@ -122,8 +110,7 @@ class Trainer:
                 not finite. The message names the step, the terms and the checkpoint.
         """
         settings = self._settings
-        self._set_fold_map(fold_map)
-        begin = self._fresh_state(jax.random.key(settings.seed), fold_map)
+        begin = self._fresh_state(jax.random.key(settings.seed))
         begin = state.load(begin) if state else begin
         first, every = int(begin["step"]), state.every if state else 0
         if changes is not None:
@@ -256,19 +243,8 @@ class Trainer:
         self._check_image(student, order.w_u, steps)
         return devices.first(student)
 
-    def _set_fold_map(self, fold_map: FoldMap | None) -> None:
-        if (fold_map is None) != (self._measured is None):
-            raise ValueError("a fold map belongs to the fold, and only to it")
-        if fold_map is not None:
-            placed = self._devices.replicate(FoldMap(*map(jnp.asarray, fold_map)))
-            self._constants = self._constants | {"fold_map": placed}
-
-    def _fresh_state(self, key: jax.Array, fold_map: FoldMap | None = None) -> Tree:
-        source = self._constants["source"]
-        student, opt_state = initial_state(self._context, source)
-        if self._measured and fold_map:
-            along = self._devices.replicate(self._measured.init(source, fold_map))
-            opt_state = opt_state, along
+    def _fresh_state(self, key: jax.Array) -> Tree:
+        student, opt_state = initial_state(self._context, self._constants["source"])
         return _state(0, jax.random.key_data(key), student, opt_state)
 
     def _check_image(self, student: Tree, w_u: np.ndarray, steps: int) -> None:
@@ -278,13 +254,6 @@ class Trainer:
                 f"the trained generator's images are not finite after {steps} steps, so"
                 " it was not saved; try a lower config.optimizer.learning_rate"
             )
-
-
-def _learning_rate(settings: Training) -> float | optax.Schedule:
-    """Returns the paper's constant rate, or the fold's, which falls over the steps."""
-    if settings.fold is None:
-        return settings.learning_rate
-    return falling(settings.learning_rate, settings.steps)
 
 
 class _Order(NamedTuple):

@@ -1,7 +1,5 @@
 """Photos: what is forgotten and tested, and doubts that stop a run."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny
@@ -22,7 +20,7 @@ from PIL import Image
 
 from convert import e4e as family
 from convert.rules import convert
-from guide_jax import inversion, target
+from guide_jax import inversion
 from guide_jax.config import read
 from guide_jax.errors import DoubtError, InputError
 from guide_jax.experiment import evaluate
@@ -31,7 +29,6 @@ from guide_jax.latents import LatentFinder
 from guide_jax.metrics import judges
 from guide_jax.metrics.calibration import Calibration
 from guide_jax.people import Person
-from guide_jax.reports.plots import loss_curve
 from guide_jax.storage.run_folder import PersonFolder
 
 
@@ -120,34 +117,13 @@ def test_several_photos_are_forgotten_together(networks, tmp_path, monkeypatch):
         work._evaluate(person, folder)
 
 
-def test_the_fold_gives_each_photo_its_own_target(networks, tmp_path):
-    photos = tuple(save_noise(tmp_path / f"{i}.png", i) for i in range(3))
-    changes = {"method": "fold", "fold.threshold": 0.5, "fold.others": 3}
-    config, folder = read(settings(**changes)), PersonFolder(tmp_path / "work")
-    work = job(networks, config)
-    results = work(Person("a", "a", photos=photos[:2], tests=photos[2:]), folder)
-    assert "id_others" in results["measures"]
-    codes = folder.load().codes
-    w_avg = networks["generator"].mapping.w_avg[...]
-    fold, group = config.training.fold, np.zeros(len(codes.w_u), int)
-    fold_map = target.fold_map([codes.w_u], np.asarray(w_avg), codes.w_u, fold)
-    wanted = target.fold_person(codes.w_u, group, w_avg, fold_map, fold)
-    np.testing.assert_allclose(codes.w_target, wanted, atol=1e-5)
-    assert np.any(codes.w_target[0] != codes.w_target[1])
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1]).keys() == {
-        "step", "total", "local", "adjacency", "global", "seconds"
-    }  # fmt: skip
-    assert loss_curve(folder.path / "metrics.jsonl").startswith("<svg")
-
-
 def test_e4e_inverts_several_photos_and_refines_them(networks, tmp_path):
     options = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}
     encoder = convert(tiny.e4e_state() | {"opts": options}, family.ENCODER)
     generator = tiny.generator(32)  # L = 8, as e4e's
     photos = [save_noise(tmp_path / f"{i}.png", i) for i in range(3)]
     person = Person("a", "a", photos=tuple(photos[:2]), tests=(photos[2],))
-    changes = {"method": "fold", "steps": 1, "source.refine.steps": 3}
+    changes = {"steps": 1, "source.refine.steps": 3}
     more = {"encoder": encoder, "generator": generator}
     work = job(networks | more, settings(**changes))
     folder = PersonFolder(tmp_path / "work")

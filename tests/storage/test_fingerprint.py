@@ -127,17 +127,17 @@ def of_training(**changes):
 
 
 @pytest.mark.parametrize(
-    ("change", "guide", "fold"),
+    ("change", "guide", "erase"),
     [
         ({"loss.local.weight": 2.0}, True, False),
         ({"target.distance": 20.0}, True, False),
-        ({"loss.psi": 0.5}, True, True),
-        ({"steps": 7}, True, True),
-        ({"fold.gain": 3.0}, False, True),
+        ({"loss.psi": 0.5}, True, False),
+        ({"source.psi": 0.5}, False, True),
+        ({"erase.limit": 3.0}, False, True),
     ],
 )
-def test_each_method_depends_on_its_own_settings(change, guide, fold):
+def test_each_method_depends_on_its_own_settings(change, guide, erase):
     assert (of_training(**change) != of_training()) == guide
-    folded = of_training(method="fold")
-    assert (of_training(method="fold", **change) != folded) == fold
-    assert folded != of_training()
+    own = {"method": "erase", "steps": 0}
+    assert (of_training(**own, **change) != of_training(**own)) == erase
+    assert of_training(**own) != of_training()

@@ -202,6 +202,17 @@ def test_a_step_uses_as_many_devices_as_possible():
     assert experiment.choose_devices(read(config), True) == jax.devices()[:4]
 
 
+def test_a_person_is_erased_on_one_device():
+    config = default.get_config()
+    config.method, config.steps = "erase", 0
+    assert experiment.choose_devices(read(config), True) == jax.devices()[:1]
+    config.parallel.over = "people"
+    assert experiment.choose_devices(read(config), True) == jax.devices()
+    config.parallel.over, config.parallel.devices = "latents", 2
+    with pytest.raises(InputError, match=r"config\.parallel\.over=people gives each"):
+        experiment.choose_devices(read(config), True)
+
+
 def test_unavailable_devices_are_rejected(monkeypatch):
     assert devices_of(0) == jax.devices()
     assert devices_of(3) == jax.devices()[:3]
