@@ -129,7 +129,8 @@ def get_config() -> ConfigDict:
     # more is left of a sampled person for an attacker who searches.
     erase.shrinkage = 0.5
     # How far the person's codes move towards a replacement identity: of 64 random
-    # people, the one who leaves the person least similar.
+    # people, the one who leaves the person least similar. Up to twice as far if they
+    # would still pass as the person.
     erase.limit = 11.0
 
     # LTU, latent target unlearning (section 3.3). Each loss is the sum of its weighted

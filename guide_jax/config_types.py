@@ -76,7 +76,7 @@ class Erase:
         steps: steps of each search.
         shrinkage: of the covariance that the projections are along, relative to its
             largest eigenvalue.
-        limit: length of the replacement, in the L2 norm over `[L, D]`.
+        limit: least length of the replacement, in the L2 norm over `[L, D]`.
     """
 
     rounds: int

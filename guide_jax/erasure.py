@@ -26,6 +26,8 @@ from guide_jax.models.generator import Generator
 from guide_jax.search import Search
 
 DISCRIMINANT = 0.02  # shrinkage of the replacement's discriminant
+FALSE_ACCEPTS = 0.05  # of random pairs that pass as one person
+FURTHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # lengths that are tried, relative to the limit
 
 Identities = Callable[[np.ndarray], np.ndarray]  # codes [N, L, D] -> embeddings [N, E]
 
@@ -68,6 +70,9 @@ class Eraser:
     ) -> np.ndarray:
         """Returns changes `[L, D, D]`, as `models.edited.edited` takes them.
 
+        The replacement grows until the first group's codes no longer pass as the person
+        on average. Whoever resembles the mean face needs more.
+
         Args:
             groups: the person's codes, `[P_k, L, D]` each. Each group's mean moves by
                 the replacement, which is chosen for the first one.
@@ -85,8 +90,14 @@ class Eraser:
         kept = self.projection(directions)
         replacement = self._replacement(offsets[0], kept, candidates, identities)
         identity = np.eye(kept.shape[1])
-        towards = self._towards(np.stack(offsets), replacement)
-        return (identity + towards) @ kept - identity
+        own, limit = identities(groups[0]), _same_person(identities(candidates))
+        for factor in FURTHER:
+            towards = self._towards(np.stack(offsets), factor * replacement)
+            changes = (identity + towards) @ kept - identity
+            faces = identities(self.moved(groups[0], changes))
+            if np.mean(np.sum(own * faces, axis=1)) <= limit:
+                break
+        return changes
 
     def moved(self, codes: np.ndarray, changes: np.ndarray) -> np.ndarray:
         """Returns what codes `[N, L, D]` are read as."""
@@ -157,3 +168,10 @@ class Eraser:
         codes = np.concatenate([own[None], shown]) + self._w_avg
         face, *others = identities(codes.astype(np.float32))
         return offsets[np.argmin(np.stack(others) @ face)]
+
+
+def _same_person(embeddings: np.ndarray) -> float:
+    """Returns the similarity that few pairs of random people's `[N, E]` exceed."""
+    cosines = embeddings @ embeddings.T
+    pairs = cosines[np.triu_indices(len(cosines), 1)]
+    return float(np.quantile(pairs, 1 - FALSE_ACCEPTS))

@@ -131,6 +131,14 @@ def test_the_person_moves_by_the_limit_to_the_least_similar_candidate(generator)
     assert same.index(True) == np.argmin(similarities)
 
 
+def test_the_person_moves_further_while_still_alike(generator):
+    erase, _ = eraser(generator, rounds=0)
+    # All candidates differ from each other, but the person stays the same.
+    changes = erase([OWN], PHOTOS, STARTS, CANDIDATES, lambda codes: np.eye(len(codes)))
+    found = erase.moved(OWN.astype(np.float32), changes)[0] - w_avg(generator)
+    assert np.linalg.norm(found) == pytest.approx(2 * SETTINGS.limit, rel=1e-5)
+
+
 def test_each_group_of_codes_moves_by_the_replacement(generator):
     erase, _ = eraser(generator, rounds=0)
     changes = erase([OWN, ENCODED], PHOTOS, STARTS, CANDIDATES, alike)
