@@ -24,7 +24,6 @@ TESTS = (
     "tests/models",
     "tests/training/test_step.py",
     "tests/training/test_losses.py",
-    "tests/training/test_edit.py",
 )
 FEW_OTHERS = ("--config.evaluate.others=2", "--config.evaluate.shown=2")
 QUICK = ("-m", "not slow and not full", "-q", "-W", "default")
@@ -59,6 +58,7 @@ def parts(out: Path) -> list[Part]:
         *_steps(out, 1024),
         *_steps(out, 512)[:2],
         *_steps(out, 256)[:2],
+        _step_3d(out),
         _forget(out),
         _demo(out),
         *_details(out),
@@ -118,6 +118,18 @@ def _steps(out: Path, px: int) -> list[Part]:
         part("bfloat16-accumulating", 300, "--ways", "accumulating", bf16, alone),
         part("float32-accumulating", 300, "--ways", "accumulating", alone),
     ]
+
+
+def _step_3d(out: Path) -> Part:
+    """Returns the step of EG3D at the published size."""
+
+    def command(px: int, *options: str) -> tuple[str, ...]:
+        step = ("-m", "benchmarks.step", "--generator=eg3d", f"--resolution={px}")
+        return (*step, "--no-comparison", *options, f"--json={out / RESULTS}")
+
+    ways = ("--ways", "accumulating", "ours", "separate")
+    small = ("--tiny", "--turns=1", "--ways", "accumulating")
+    return Part("step-512-eg3d", 480, command(512, *ways), command(32, *small))
 
 
 def _torch() -> str | None:

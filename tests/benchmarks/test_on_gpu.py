@@ -120,6 +120,11 @@ def test_missing_torch_and_weights_are_named(monkeypatch, tmp_path):
     assert sorted(missing) == sorted([*compared, "forget-1024", "attack-1024"])
 
 
+def test_the_tests_that_run_on_a_gpu_exist():
+    root = Path(__file__).parents[2]
+    assert all((root / path).exists() for path in gpu_parts.TESTS)
+
+
 def test_no_part_is_silent_for_longer_than_nine_minutes(tmp_path):
     parts = gpu_parts.parts(tmp_path)
     assert max(part.limit for part in parts) <= 540
