@@ -13,6 +13,7 @@ therefore added, in proportion to the person's component, which other people har
 by Fisher's discriminant.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class Eraser:
         search: Search,
         settings: Erase,
         people: np.ndarray,
+        candidates: np.ndarray,
+        identities: Identities,
         console: Console,
     ):
         """Prepares the covariance.
@@ -50,10 +53,13 @@ class Eraser:
             search: searches in generators of its architecture.
             settings: of the erasure.
             people: random people `[M, L, D]`, with equal styles in all layers.
+            candidates: codes of possible replacements `[C, L, D]`.
+            identities: returns the loss's identity embeddings of codes' images.
             console: shows the progress of the search.
         """
         self._generator, self._search = generator, search
         self._settings, self._console = settings, console
+        self._candidates, self._identities = candidates, identities
         self._w_avg = np.float64(generator.mapping.w_avg[...]).reshape(
             -1, generator.w_dim
         )[0]
@@ -65,8 +71,6 @@ class Eraser:
         groups: Sequence[np.ndarray],
         photos: np.ndarray,
         starts: np.ndarray,
-        candidates: np.ndarray,
-        identities: Identities,
     ) -> np.ndarray:
         """Returns changes `[L, D, D]`, as `models.edited.edited` takes them.
 
@@ -78,8 +82,6 @@ class Eraser:
                 the replacement, which is chosen for the first one.
             photos: images of the person `[N, H, W, 3]` that are searched for.
             starts: codes `[N, L, D]` from which the search starts.
-            candidates: codes of possible replacements `[C, L, D]`.
-            identities: returns the loss's identity embeddings of codes' images.
         """
         offsets = [np.float64(x).mean(axis=0) - self._w_avg for x in groups]
         directions = np.sum([x / np.linalg.norm(x) for x in offsets], axis=0)[None]
@@ -88,14 +90,13 @@ class Eraser:
             left = self._left(kept, photos, starts)
             directions = np.concatenate([directions, left[None]])
         kept = self.projection(directions)
-        replacement = self._replacement(offsets[0], kept, candidates, identities)
-        identity = np.eye(kept.shape[1])
-        own, limit = identities(groups[0]), _same_person(identities(candidates))
+        replacement = self._replacement(offsets[0], kept)
+        identity, own = np.eye(kept.shape[1]), self._identities(groups[0])
         for factor in FURTHER:
             towards = self._towards(np.stack(offsets), factor * replacement)
             changes = (identity + towards) @ kept - identity
-            faces = identities(self.moved(groups[0], changes))
-            if np.mean(np.sum(own * faces, axis=1)) <= limit:
+            faces = self._identities(self.moved(groups[0], changes))
+            if np.mean(np.sum(own * faces, axis=1)) <= self._same_person:
                 break
         return changes
 
@@ -150,28 +151,23 @@ class Eraser:
             changes.append(both[:, None] * moved[None])
         return np.stack(changes)
 
-    def _replacement(
-        self,
-        own: np.ndarray,
-        kept: np.ndarray,
-        candidates: np.ndarray,
-        identities: Identities,
-    ) -> np.ndarray:
+    @functools.cached_property
+    def _same_person(self) -> float:
+        """The similarity that few pairs of random people exceed."""
+        embeddings = self._identities(self._candidates)
+        cosines = embeddings @ embeddings.T
+        pairs = cosines[np.triu_indices(len(cosines), 1)]
+        return float(np.quantile(pairs, 1 - FALSE_ACCEPTS))
+
+    def _replacement(self, own: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """Returns the offset `[L, D]` that makes the person least similar.
 
         The loss's identity encoder compares, not a judge.
         """
-        offsets = np.einsum("nld,lde->nle", candidates - self._w_avg, kept)
+        offsets = np.einsum("nld,lde->nle", self._candidates - self._w_avg, kept)
         lengths = np.linalg.norm(offsets, axis=(1, 2), keepdims=True)
         offsets *= self._settings.limit / lengths
         shown = np.einsum("ld,lde->le", own, kept)[None] + offsets
         codes = np.concatenate([own[None], shown]) + self._w_avg
-        face, *others = identities(codes.astype(np.float32))
+        face, *others = self._identities(codes.astype(np.float32))
         return offsets[np.argmin(np.stack(others) @ face)]
-
-
-def _same_person(embeddings: np.ndarray) -> float:
-    """Returns the similarity that few pairs of random people's `[N, E]` exceed."""
-    cosines = embeddings @ embeddings.T
-    pairs = cosines[np.triu_indices(len(cosines), 1)]
-    return float(np.quantile(pairs, 1 - FALSE_ACCEPTS))

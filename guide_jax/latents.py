@@ -240,9 +240,7 @@ class LatentFinder:
         config, training = self._config, self._config.training
         if training.erase:
             by_group = [w_u[groups == i] for i in range(groups.max() + 1)]
-            candidates = self.random(CANDIDATE_SEED, CANDIDATES)
-            images = shown, starts, candidates
-            changes = self._eraser(by_group, *images, self._identities)
+            changes = self._eraser(by_group, shown, starts)
             return self._eraser.moved(w_u, changes), changes
         of = target.TARGETS[config.target.name]
         w_avg = self._generator.mapping.w_avg[...]
@@ -261,7 +259,15 @@ class LatentFinder:
             SEARCH_RATE,
             SEARCHED,
         )
-        return Eraser(self._generator, search, settings, self._crowd, self._console)
+        return Eraser(
+            self._generator,
+            search,
+            settings,
+            self.random(CROWD_SEED, CROWD),
+            self.random(CANDIDATE_SEED, CANDIDATES),
+            self._identities,
+            self._console,
+        )
 
     def _identities(self, w: np.ndarray) -> np.ndarray:
         """Returns the identity embeddings `[N, E]` of codes' images."""
@@ -271,11 +277,6 @@ class LatentFinder:
     @functools.cached_property
     def _embed(self) -> Callable:
         return jitted(self._networks["identity"], arcface.embed)
-
-    @functools.cached_property
-    def _crowd(self) -> np.ndarray:
-        """Random people `[M, L, D]`, whose covariance the eraser needs."""
-        return self.random(CROWD_SEED, CROWD)
 
     def random(self, seed: int, count: int) -> np.ndarray:
         """Returns random people's codes `[count, L, D]`, truncated by source.psi."""

@@ -46,13 +46,14 @@ def w_avg(generator):
     return np.asarray(generator.mapping.w_avg[...])
 
 
-def eraser(generator, found=None, **changes):
+def eraser(generator, found=None, identities=None, **changes):
     if found is None:
         found = RNG.standard_normal((2, 2, L, D))
     people = PEOPLE + w_avg(generator)
     settings = Erase(**vars(SETTINGS) | changes)
     search = FakeSearch(found)
-    return Eraser(generator, search, settings, people, Console()), search
+    rest = CANDIDATES, identities or alike, Console()
+    return Eraser(generator, search, settings, people, *rest), search
 
 
 def alike(codes):
@@ -63,7 +64,7 @@ def alike(codes):
 
 def test_no_code_has_the_person_or_what_the_search_found(generator):
     erase, search = eraser(generator)
-    changes = erase([OWN, ENCODED], PHOTOS, STARTS, CANDIDATES, alike)
+    changes = erase([OWN, ENCODED], PHOTOS, STARTS)
     assert changes.shape == (L, D, D)
     for change in changes:  # the person's direction, and one of each search
         assert np.linalg.matrix_rank(np.eye(D) + change, tol=1e-6) == D - 3
@@ -94,7 +95,7 @@ def covariance():
 
 def test_each_search_is_in_the_generator_that_was_projected_so_far(generator):
     erase, search = eraser(generator)
-    erase([OWN], PHOTOS, STARTS, CANDIDATES, alike)
+    erase([OWN], PHOTOS, STARTS)
     assert len(search.calls) == SETTINGS.rounds
     # Not the person's, which is the mean code in all of them.
     images, code = ImagePass(generator, 1), ENCODED[:1].astype(np.float32)
@@ -112,7 +113,7 @@ def test_each_search_is_in_the_generator_that_was_projected_so_far(generator):
 
 def test_the_person_moves_by_the_limit_to_the_least_similar_candidate(generator):
     erase, _ = eraser(generator, rounds=0)
-    changes = erase([OWN], PHOTOS, STARTS, CANDIDATES, alike)
+    changes = erase([OWN], PHOTOS, STARTS)
     away = OWN[0] - w_avg(generator)
     kept = erase.projection(away[None])
     without = np.einsum("ld,lde->le", away, kept)
@@ -132,16 +133,16 @@ def test_the_person_moves_by_the_limit_to_the_least_similar_candidate(generator)
 
 
 def test_the_person_moves_further_while_still_alike(generator):
-    erase, _ = eraser(generator, rounds=0)
     # All candidates differ from each other, but the person stays the same.
-    changes = erase([OWN], PHOTOS, STARTS, CANDIDATES, lambda codes: np.eye(len(codes)))
+    erase, _ = eraser(generator, identities=lambda x: np.eye(len(x)), rounds=0)
+    changes = erase([OWN], PHOTOS, STARTS)
     found = erase.moved(OWN.astype(np.float32), changes)[0] - w_avg(generator)
     assert np.linalg.norm(found) == pytest.approx(2 * SETTINGS.limit, rel=1e-5)
 
 
 def test_each_group_of_codes_moves_by_the_replacement(generator):
     erase, _ = eraser(generator, rounds=0)
-    changes = erase([OWN, ENCODED], PHOTOS, STARTS, CANDIDATES, alike)
+    changes = erase([OWN, ENCODED], PHOTOS, STARTS)
     means = np.stack([OWN.mean(axis=0), ENCODED.mean(axis=0)])
     away = means - w_avg(generator)
     direction = np.sum([x / np.linalg.norm(x) for x in away], axis=0)

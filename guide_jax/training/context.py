@@ -65,7 +65,7 @@ def make_context(
     generator: Generator,
     loss_networks: LossNetworks,
     weights: LossWeights,
-    learning_rate: float | optax.Schedule,
+    learning_rate: float,
     compute: Compute = FLOAT32,
     compat: bool = False,
 ) -> StepContext:
