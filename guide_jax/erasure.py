@@ -23,7 +23,7 @@ from flax import nnx
 from guide_jax.config_types import Erase
 from guide_jax.console import Console
 from guide_jax.models.edited import edited
-from guide_jax.models.generator import Generator
+from guide_jax.models.generator import Generator, mean_style
 from guide_jax.search import Search
 
 DISCRIMINANT = 0.02  # shrinkage of the replacement's discriminant
@@ -60,9 +60,7 @@ class Eraser:
         self._generator, self._search = generator, search
         self._settings, self._console = settings, console
         self._candidates, self._identities = candidates, identities
-        self._w_avg = np.float64(generator.mapping.w_avg[...]).reshape(
-            -1, generator.w_dim
-        )[0]
+        self._w_avg = mean_style(generator).astype(np.float64)
         styles = np.float64(people[:, 0]) - self._w_avg
         self._covariance = styles.T @ styles / len(styles)
 

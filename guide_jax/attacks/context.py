@@ -12,7 +12,7 @@ from guide_jax.config_types import Config
 from guide_jax.console import Console
 from guide_jax.latents import LatentFinder
 from guide_jax.metrics.judges import Judge
-from guide_jax.models.generator import Generator, ImagePass
+from guide_jax.models.generator import Generator, ImagePass, mean_style
 from guide_jax.storage import fingerprint
 from guide_jax.storage.locate import Networks, locate
 
@@ -47,8 +47,7 @@ class AttackContext:
         self.settings, self.networks, self.latents = config.attack, networks, latents
         self.console = console
         self.generator: Generator = networks["generator"]
-        w_avg = np.asarray(self.generator.mapping.w_avg[...])
-        self.w_avg = w_avg.reshape(-1, self.generator.w_dim)[0]
+        self.w_avg = mean_style(self.generator)
         self.scorer = Scorer(judges)
         self.images = ImagePass(self.generator, config.evaluate.batch)
         self.directions: dict[str, np.ndarray] = {}

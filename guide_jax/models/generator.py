@@ -177,6 +177,11 @@ def make_mapping(generator: Generator, psi: float = 1.0) -> Callable:
     return jitted(generator.mapping, lambda mapping, z: mapping(z, psi=psi))
 
 
+def mean_style(generator: Generator) -> Float[np.ndarray, " D"]:
+    """Returns the style of the mean code, which is the same in all layers."""
+    return np.asarray(generator.mapping.w_avg[...]).reshape(-1, generator.w_dim)[0]
+
+
 def z_of_seed(seed: int, z_dim: int) -> Float[np.ndarray, "1 Z"]:
     """Returns a seed's z `[1, Z]`, float32, which is the same on every machine."""
     return np.random.default_rng(seed).standard_normal((1, z_dim)).astype(np.float32)

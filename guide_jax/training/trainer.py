@@ -12,7 +12,12 @@ from guide_jax.config_types import Training
 from guide_jax.console import Console
 from guide_jax.errors import UnlearningError
 from guide_jax.models.edited import edited
-from guide_jax.models.generator import TRAINABLE, Generator, ImagePass
+from guide_jax.models.generator import (
+    TRAINABLE,
+    Generator,
+    ImagePass,
+    mean_style,
+)
 from guide_jax.training import accumulate, distributed
 from guide_jax.training.checkpoint import TrainStateStore
 from guide_jax.training.context import initial_state, make_context
@@ -137,8 +142,7 @@ class Trainer:
 
     def _edited(self, changes: np.ndarray) -> Tree:
         """Returns the parameters of a generator that reads codes as if changed."""
-        mapping = self._generator.mapping
-        w_avg = np.asarray(mapping.w_avg[...]).reshape(-1, changes.shape[1])[0]
+        w_avg = mean_style(self._generator)
         synthesis = edited(self._generator.synthesis, changes, w_avg)
         student = nnx.split(synthesis, TRAINABLE, ...)[1]
         return self._devices.replicate(jax.tree.map(jnp.copy, student))
