@@ -51,7 +51,7 @@ def parse(argv: list[str]) -> list[str]:
         flags.DEFINE_enum("mode", "unlearn", list(MODES), f"{modes}.")
         rest = FLAGS([_at_home(argument) for argument in argv])
         FLAGS.config.lock()  # a missing file is reported on first use only
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         # ml_collections wraps a KeyError; the inner error has the readable message.
         fail(unknown_field(getattr(error.args[0], "args", error.args)[0]), 2)
     except flags.Error as error:

@@ -16,6 +16,9 @@ UNKNOWN: dict[str, Callable[[StateDict], bool]] = {
     "a StyleGAN3 generator, which is not supported; use a StyleGAN2": lambda state: (
         bool({"synthesis.input.freqs", "synthesis.input.weight"} & state.keys())
     ),
+    "FID statistics, not a network; config.evaluate.fid_real takes them as they are": (
+        lambda state: {"mu", "sigma"} <= state.keys()
+    ),
     "a discriminator; give the file's generator": lambda state: (
         "b4.conv.weight" in state
         or ("final_linear.0.weight" in state and "convs.0.0.weight" in state)

@@ -68,6 +68,8 @@ def holds_graphs(path: Path) -> bool:
     """Returns whether `read` takes this path: a folder, or a zip file with a graph."""
     if path.is_dir():
         return True
+    if not path.is_file():
+        return False
     try:
         with zipfile.ZipFile(path) as wheel:
             return any(Path(name).stem in NETWORKS for name in wheel.namelist())

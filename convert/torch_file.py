@@ -26,6 +26,24 @@ LEGACY_PROTOCOL = 1001
 # The magic number as protocol 2 pickles it.
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 
+UNPACK = "a packed file; unpack it and give the checkpoint that is in it"
+WEB_PAGE = "a web page instead of a checkpoint; download it with a browser"
+# How files start that are often given instead of a checkpoint, and what they are.
+MISTAKEN = {
+    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` for the file",
+    b"<!doctype": WEB_PAGE,
+    b"<html": WEB_PAGE,
+    b"<?xml": WEB_PAGE,
+    b"\x1f\x8b": UNPACK,  # gzip
+    b"BZh": UNPACK,
+    b"\xfd7zXZ": UNPACK,
+    b"7z\xbc\xaf": UNPACK,
+    b"Rar!": UNPACK,
+    b"\x28\xb5\x2f\xfd": UNPACK,  # zstd
+    b"\x89HDF": "an HDF5 file (TensorFlow, Keras); only PyTorch's files are read",
+}
+TAR, TAR_AT = b"ustar", 257
+
 
 def read(path: str | Path) -> Any:
     """Reads a `.pt`, `.pth`, `.pkl`, `.ckpt`, `.npy`, `.npz` or `.safetensors` file.
@@ -42,6 +60,8 @@ def read(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
+        if path.exists():  # opening a pipe would wait for ever
+            raise NotACheckpointError(f"{path}: not a regular file")
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
         if not path.stat().st_size:
@@ -75,9 +95,19 @@ def _read_raw(path: Path, data: memoryview) -> Any:
         return load(Source(data), extra={("torch.storage", "_load_from_bytes"): nested})
     if start[8:9] == b"{":
         return array_files.read_safetensors(path)
-    raise NotACheckpointError(
-        f"neither a PyTorch file nor a pickle (it starts with {start!r})"
-    )
+    raise NotACheckpointError(_why_unknown(data))
+
+
+def _why_unknown(data: memoryview) -> str:
+    """Says what a file is whose format is not read, as far as its bytes show it."""
+    start = bytes(data[: len(LEGACY_START)])
+    beginning = bytes(data[:64]).lstrip().lower()
+    for magic, what in MISTAKEN.items():
+        if start.startswith(magic) or beginning.startswith(magic):
+            return what
+    if bytes(data[TAR_AT : TAR_AT + len(TAR)]) == TAR:
+        return UNPACK
+    return f"neither a PyTorch file nor a pickle (it starts with {start!r})"
 
 
 def _read_npy(data: memoryview) -> Any:
@@ -101,7 +131,9 @@ def _read_zip(archive: zipfile.ZipFile, data: memoryview) -> Any:
     if root is None:
         if any(name.endswith(".npy") for name in names):
             return array_files.read_npz(archive, data)
-        raise NotACheckpointError("a zip file without PyTorch's data.pkl")
+        raise NotACheckpointError(
+            "a zip file without PyTorch's data.pkl; if a checkpoint is in it, unpack it"
+        )
     if f"{root}constants.pkl" in names:
         raise NotACheckpointError(
             "a TorchScript program; save the network's state_dict() instead"

@@ -360,6 +360,7 @@ def changing(folder):
     ("args", "message"),
     [
         (["--config.nonsense=1"], "no such setting: 'nonsense'; configs/default.py"),
+        (["--config.nonsense.path=x"], "no such setting: 'nonsense'; configs/default"),
         (["--config.stpes=1"], 'Did you mean "steps"'),
         (["--config.steps=abc"], "--config.steps=abc: invalid literal for int()"),
         (["--config=none.py"], "--config: [Errno 2] No such file or directory: 'none"),

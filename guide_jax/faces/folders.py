@@ -50,7 +50,11 @@ def sort_out(folder: str | Path) -> tuple[list[Path], list[str]]:
     for path, unreadable in _walk(folder):
         why = unreadable
         if not why and not path.is_file():
-            why = "a link to a file that is missing" if path.is_symlink() else "no file"
+            why = (
+                "a link to a file that is missing"
+                if path.is_symlink()
+                else "a pipe or device"
+            )
         if not why and path.suffix.lower() not in SUFFIXES:
             why = why_no_photo(path)
         if _is_hidden(path, folder):

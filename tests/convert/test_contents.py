@@ -112,6 +112,7 @@ IR = {"body.0.res_layer.1.weight": 0, "output_layer.3.weight": 0}
     [
         ({"G_ema": {"synthesis.input.weight": np.ones(2)}}, "StyleGAN3"),
         ({"d": OTHER}, "a discriminator; give the file's generator"),
+        ({"mu": np.zeros(8), "sigma": np.eye(8)}, "FID statistics"),
         ({"net.slice1.0.weight": 0, "net.slice7.12.squeeze.weight": 0}, "SqueezeNet"),
         ({"lin0.model.1.weight": 0, **SQUEEZE}, "SqueezeNet"),
         ({"body.0.res_layer.4.weight": np.ones((1, 1, 3, 3)), **IR}, "TFace's layout"),

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -217,12 +218,19 @@ def test_stylegan2_files_are_converted(tmp_path, capsys, npz):
 def test_one_bad_file_does_not_stop_the_rest(tmp_path, capsys):
     html = tmp_path / "page.pt"
     html.write_bytes(b"<!DOCTYPE html>")
+    pipe, long = tmp_path / "pipe.pt", tmp_path / f"{'n' * 300}.pt"
+    os.mkfifo(pipe)
     files = [html, DATA / "nvlabs.pkl", tmp_path / "none.pt", DATA / "mixed.pt"]
+    files += [pipe, long]
     assert cli.main([*map(str, files), "--out", str(tmp_path / "w")]) == 1
     out, err = capsys.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 3
-    assert errors[0].startswith(f"error: {html}: neither a PyTorch file nor a pickle")
+    assert len(errors) == 5
+    assert errors[3:] == [
+        f"error: {pipe}: not a regular file",
+        f"error: {long}: File name too long",
+    ]
+    assert errors[0].startswith(f"error: {html}: a web page instead of a checkpoint")
     assert errors[1] == f"error: {tmp_path / 'none.pt'}: no such file"
     assert errors[2].startswith(
         f"error: {DATA / 'mixed.pt'}: no supported network found"

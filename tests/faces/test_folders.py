@@ -32,6 +32,7 @@ def test_other_files_are_named_with_the_reason(tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     (tmp_path / "empty.dat").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.png")
     write(tmp_path / ".hidden.png")
     write(tmp_path / ".cache" / "x.jpg", "JPEG")
     (tmp_path / "._a.png").write_bytes(b"metadata")
@@ -49,6 +50,7 @@ def test_other_files_are_named_with_the_reason(tmp_path):
         "empty.dat": "not a readable image",
         "gone.jpg": "a link to a file that is missing",
         "notes.txt": "not a readable image",
+        "pipe.png": "a pipe or device",
     }
 
 
