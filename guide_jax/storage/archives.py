@@ -29,6 +29,9 @@ def open_npz(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
 
 def check_expansion(members: Sequence[zipfile.ZipInfo], size: int) -> None:
     """Raises ValueError if compressed members of a file are far larger than it."""
+    # zipfile allocates as much as a member claims to take in the file.
+    if any(info.compress_size > size for info in members):
+        raise ValueError("truncated or damaged; download it again")
     claimed = sum(info.file_size for info in members if info.compress_type)
     if claimed > EXPANSION * size + ALLOWANCE:
         raise ValueError(

@@ -45,3 +45,14 @@ def test_well_compressed_files_are_read(tmp_path):
     np.savez(tmp_path / "plain.npz", zeros=np.zeros(2 * ALLOWANCE, np.uint8))
     with open_npz(tmp_path / "plain.npz") as archive:
         assert archive["zeros"].shape == (2 * ALLOWANCE,)
+
+
+def test_members_that_claim_more_than_their_file_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "lying.npz"
+    np.savez_compressed(path, zeros=np.zeros(9))
+    data = path.read_bytes()
+    size = data.index(b"PK\1\2") + 20  # of the compressed member, in the directory
+    path.write_bytes(data[:size] + b"\xff\xff\xff\x7f" + data[size + 4 :])
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(ValueError, match="damaged"), open_npz(path):
+        pass
