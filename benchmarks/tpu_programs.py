@@ -16,12 +16,12 @@ from benchmarks.our_step import PAPER, make_networks
 from guide_jax.config_types import Compute
 from guide_jax.models import arcface
 from guide_jax.training.context import StepContext, make_context
-from guide_jax.training.losses import LossNetworks
+from guide_jax.training.losses import LossNetworks, StepLatents, term_weights
 from guide_jax.training.sharding import AXIS, DeviceGroup, make_sharded_step
-from guide_jax.training.step import make_step
+from guide_jax.training.step import gradients, make_step
 
 # The step, and parts of it, which show where compilation takes its time.
-PROGRAMS = ("step", "forward", "synthesis", "lpips", "identity")
+PROGRAMS = ("step", "pair", "forward", "synthesis", "lpips", "identity")
 
 
 class PlannedGroup(DeviceGroup):
@@ -75,6 +75,8 @@ def lower(
     code = jax.ShapeDtypeStruct((1, generator.num_ws, generator.w_dim), jnp.float32)
     if program == "step":
         function, args = _step(context, group, code)
+    elif program == "pair":
+        function, args = _pair(context, code)
     else:
         sampling = training.sampling
         pairs = 1 + sampling.num_adjacent
@@ -97,6 +99,19 @@ def _step(context: StepContext, group: PlannedGroup, code) -> tuple[Callable, tu
     number = jax.ShapeDtypeStruct((), jnp.int32)
     constants = context.constants()
     return function, (context.source, opt_state, constants, code, code, key, number)
+
+
+def _pair(context: StepContext, code) -> tuple[Callable, tuple]:
+    """Returns the addition of one pair's gradient to a sum, and its arguments."""
+    weights = term_weights(context.weights, 0, 0)
+
+    def add(student, total, constants, codes):
+        latents = StepLatents(codes, codes, {})
+        found, values = gradients(context, student, constants, latents, weights)
+        return jax.tree.map(jnp.add, total, found), values
+
+    args = context.source, context.source, context.constants(), code
+    return jax.jit(add, donate_argnums=(1,)), args
 
 
 def _part(

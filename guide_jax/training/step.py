@@ -144,7 +144,9 @@ def gradient_size(grads: Tree) -> dict[str, jax.Array]:
 
     The loss may be finite where its gradient is not.
     """
-    return {"gradient": optax.global_norm(grads)}
+    # Without the barrier, libtpu 0.0.42 crashes when it compiles this together with the
+    # update for a TPU v6e.
+    return {"gradient": optax.global_norm(jax.lax.optimization_barrier(grads))}
 
 
 def take_step(

@@ -1,6 +1,8 @@
 """The step compiles for TPUs that are not there; the table says what was planned."""
 
 import importlib.util
+import os
+import signal
 
 import pytest
 
@@ -13,7 +15,7 @@ CASE = {
     "size": 32,
     "dtype": "float32",
     "precision": "default",
-    "effort": -1.0,  # compiles faster
+    "level": "O1",  # compiles faster
     "chip": "v5e",
     "devices": 4,
 }
@@ -56,7 +58,7 @@ def test_cases_in_the_file_are_not_compiled_again(monkeypatch, tmp_path, capsys)
         compiled.append((case["dtype"], case["devices"]))
         return {"error": "no", "compile_s": 1, "compile_cpu_s": 1}
 
-    monkeypatch.setattr(on_tpu, "compile_case", compile_case)
+    monkeypatch.setattr(on_tpu, "compile_apart", compile_case)
     monkeypatch.setattr(on_tpu.metadata, "version", lambda name: "1")
     options = ["--tiny", "--sizes=32", "--chips=v5e", f"--out={out}"]
     on_tpu.main([*options, "--dtypes=float32"])
@@ -68,7 +70,22 @@ def test_cases_in_the_file_are_not_compiled_again(monkeypatch, tmp_path, capsys)
     assert capsys.readouterr().out.count("32 px") == 2 + 4 + 4
 
 
-def test_memory_that_a_failed_compilation_wanted_is_read():
-    message = "Ran out of memory in memory space hbm. Used 25.50G of 15.75G hbm."
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 25.50G of 15.75G hbm.",
+        "the total memory required for HLO temporaries (25.50G) exceeds available HBM",
+    ],
+)
+def test_memory_that_a_failed_compilation_wanted_is_read(message):
     found = on_tpu.TOO_LARGE.search(message)
     assert (found[1], found[2]) == ("25.50", "G")
+
+
+def crash(case):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_crash_of_the_compiler_is_a_result(monkeypatch):
+    monkeypatch.setattr(on_tpu, "compile_case", crash)
+    assert on_tpu.compile_apart(CASE)["error"] == "the compiler crashed"
