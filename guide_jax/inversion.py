@@ -142,15 +142,16 @@ def make_refine(
     prior: Prior,
     settings: Refine,
     console: Console,
-) -> Callable[[jax.Array, np.ndarray], jax.Array]:
-    """Returns a function (w, photo) -> w that refines a code.
+) -> Callable[[jax.Array, np.ndarray, str], jax.Array]:
+    """Returns a function (w, photo, name) -> w that refines a code.
 
     Starting from the code `[1, L, D]`, Adam minimises LPIPS plus mean squared error
     plus weighted identity distance (1 - cosine) between the generated image and the
     photo `[1, H, W, 3]`. The code is whitened by the prior. Its mean square (distance
     from the mean code) and the mean square of its differences between layers (distance
     from W) are penalised, so that the code stays where the generator has faces. The
-    search ends early when it no longer improves, and the best code is returned.
+    search ends early when it no longer improves, and the best code is returned. `name`
+    tells the user which photo it is.
 
     Args:
         generator: the generator.
@@ -195,12 +196,12 @@ def make_refine(
         updates, opt_state = adam.update(grads, opt_state)
         return v - learning_rate * updates, best, opt_state
 
-    def refine(w, photo):
+    def refine(w, photo, name):
         v = jnp.clip(_whiten(prior, jnp.asarray(w)), -START, START)
         opt_state, target = adam.init(v), wanted(state, photo)
         best = jnp.asarray(np.inf, jnp.float32), v
         steps, errors = settings.steps, [np.inf]
-        with console.bar("refining the inversion", "step", steps) as bar:
+        with console.bar(f"refining the inversion of {name}", "step", steps) as bar:
             # One extra step, because each step measures the error before its update.
             for i in range(steps + 1):
                 # Falls to zero over the last half, so that the search settles.

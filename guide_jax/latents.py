@@ -173,12 +173,12 @@ class LatentFinder:
     def _of_photos(self, person: Person) -> _Given:
         photos, skipped = self._read(person.photos)
         tests, further = self.read(person.tests)
-        shown, w_u = photos.images, self._invert(photos.images)
+        shown, w_u = photos.images, self._invert(photos.images, "photo")
         mean = w_u.mean(axis=0, keepdims=True)
         groups = np.zeros(len(w_u), int)
         if len(w_u) == 1:
             copies = variants(shown, self._config.source.variants)
-            w_u = np.concatenate([w_u, self._invert(copies, w_u)])
+            w_u = np.concatenate([w_u, self._invert(copies, "copy", w_u)])
             groups = np.append(groups, _groups_of_copies(len(copies)))
             shown = np.concatenate([shown, copies])
         starts = w_u
@@ -187,7 +187,8 @@ class LatentFinder:
             encoded = self.encode(shown)
             w_u = np.concatenate([w_u, encoded])
             groups = np.append(groups, np.full(len(encoded), groups.max() + 1))
-        codes = Codes(_finite(w_u), w_u, _finite(self._invert(tests.images)))
+        test_codes = _finite(self._invert(tests.images, "test photo"))
+        codes = Codes(_finite(w_u), w_u, test_codes)
         found = Found(codes, skipped + further, photos, tests)
         return _Given(found, mean, groups, shown, starts)
 
@@ -316,23 +317,25 @@ class LatentFinder:
         return photos, skipped
 
     def _invert(
-        self, photos: np.ndarray, start: np.ndarray | None = None
+        self, photos: np.ndarray, what: str, start: np.ndarray | None = None
     ) -> np.ndarray:
         """Returns the codes of photos `[n, H, W, 3]`, one after another.
 
         Args:
             photos: aligned photos.
+            what: what they are, for the progress bar.
             start: the code `[1, L, D]` from which refinement starts; by default, the
                 encoder's.
         """
         L, D = self._generator.num_ws, self._generator.w_dim
         codes = [np.zeros((0, L, D), np.float32)]
-        for photo in np.split(photos, len(photos)) if len(photos) else ():
+        for number in range(len(photos)):
+            photo = photos[number : number + 1]
             if not self._config.source.refine.steps:
                 w = self._encode(photo)
             else:
                 first = self._encode(photo) if start is None else jnp.asarray(start)
-                w = self._refine(first, photo)
+                w = self._refine(first, photo, f"{what} {number + 1} of {len(photos)}")
             codes.append(np.asarray(w))
         return np.concatenate(codes)
 

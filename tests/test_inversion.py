@@ -176,7 +176,7 @@ def refine(w, photo, console=None, resolution=8, **changes):
     made = make_refine(
         generator, *networks, prior_of(resolution), settings, console or Steps()
     )
-    return np.asarray(made(w, photo))
+    return np.asarray(made(w, photo, "photo 1 of 1"))
 
 
 def error_of(w, photo, settings=USUAL):

@@ -155,13 +155,14 @@ def test_a_code_that_is_not_finite_is_an_error(networks, photos, role):
 def test_photos_are_refined_from_the_encoder_s_code_and_copies_from_the_photo_s(
     networks, photos, monkeypatch
 ):
-    made, starts = [], []
+    made, starts, names = [], [], []
 
     def make_refine(*args):
         made.append(args)
 
-        def refine(w, photo):
+        def refine(w, photo, name):
             starts.append(np.asarray(w))
+            names.append(name)
             return w + len(starts)
 
         return refine
@@ -181,6 +182,8 @@ def test_photos_are_refined_from_the_encoder_s_code_and_copies_from_the_photo_s(
     assert given == [networks[role] for role in ("generator", "lpips", "identity")]
     assert prior is find.prior
     assert settings == inversion.Refine(7, 0.5, 1.5, 2.5, 3.5)
+    copies = ["copy 1 of 2", "copy 2 of 2"]
+    assert names == ["photo 1 of 1", *copies, "test photo 1 of 1"]
     own, test = encoded(
         networks, np.concatenate([found.photos.images, found.tests.images])
     )
