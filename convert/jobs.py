@@ -120,8 +120,10 @@ def join(group: Group, parts: Parts) -> Job:
 
 def one_line(title: Path | str, error: Exception) -> str:
     """Returns a one-line message that names the file exactly once."""
-    system = error.strerror if isinstance(error, OSError) else None
-    text = " ".join((system or str(error)).split())
+    text = str(error)
+    if isinstance(error, OSError) and error.filename == str(title):
+        text = error.strerror
+    text = " ".join(text.split())
     text = "".join(c if c.isprintable() else "?" for c in text)
     if not isinstance(error, ValueError | OSError):
         text = f"conversion failed ({type(error).__name__}: {text})"
