@@ -8,8 +8,8 @@
 PyPI's libtpu compiles for a described topology. Nothing is run or allocated, so the
 seconds a step takes are bounds from the chip's published peaks, not measurements: FLOP
 and bytes of the compiler's cost analysis over the chip's speed in bfloat16 and its
-memory's. (The analysis' own `optimal_seconds` were negative.) Four devices share the
-step as in `sharding.py`; their FLOP and bytes are one device's.
+memory's. (The analysis' own `optimal_seconds` were negative.) Four devices share a step
+of N_a = N_g = 4 as in `sharding.py`; their FLOP and bytes are one device's.
 
 "float32" stores activations in float32; the multiplications are then in bfloat16, which
 is a TPU's default precision (`--precision highest` is full float32). Every case is

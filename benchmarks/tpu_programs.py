@@ -4,6 +4,7 @@ Weights are arguments, of which only shapes are needed, so nothing is allocated.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -64,7 +65,8 @@ def lower(
         program: one of `PROGRAMS`; parts of the step are for one device.
         resolution: image side in pixels.
         compute: numerical settings.
-        devices: the devices that share the step.
+        devices: the devices that share the step; several have an adjacent and a random
+            pair each.
         tiny: whether to use narrow networks.
     """
     generator, loss_networks = make_networks(resolution, tiny, skeleton)
@@ -89,8 +91,9 @@ def lower(
 
 
 def _step(context: StepContext, group: PlannedGroup, code) -> tuple[Callable, tuple]:
-    sampling = PAPER.training.sampling
-    if len(group.devices) > 1:
+    sampling, count = PAPER.training.sampling, len(group.devices)
+    if count > 1:
+        sampling = replace(sampling, num_adjacent=count, num_global=count)
         function = make_sharded_step(context, sampling, group)
     else:
         function = make_step(context, sampling)

@@ -113,7 +113,14 @@ class Shards:
             adjacent: number of adjacent rows, P * N_a; divisible by `devices`.
             random: number of random rows, N_g; divisible by `devices`.
             devices: number of devices that share the step.
+
+        Raises:
+            ValueError: a number is not divisible, so rows would be left out.
         """
+        if adjacent % devices or random % devices:
+            raise ValueError(
+                f"{adjacent} adjacent and {random} random rows for {devices} devices"
+            )
         self.own, self.adjacent, self.random = own, adjacent, random
         self._adjacent, self._random = adjacent // devices, random // devices
 

@@ -17,6 +17,7 @@ from guide_jax.training.accumulate import make_accumulating_step
 from guide_jax.training.context import initial_state, make_context
 from guide_jax.training.sharding import (
     DeviceGroup,
+    Shards,
     check_divisible,
     devices_of,
     make_sharded_step,
@@ -211,6 +212,14 @@ def test_a_person_is_erased_on_one_device():
     config.parallel.over, config.parallel.devices = "latents", 2
     with pytest.raises(InputError, match=r"config\.parallel\.over=people gives each"):
         experiment.choose_devices(read(config), True)
+
+
+def test_rows_that_devices_cannot_share_are_refused():
+    for adjacent, random in ((2, 4), (4, 2)):
+        with pytest.raises(
+            ValueError, match=f"{adjacent} adjacent and {random} random"
+        ):
+            Shards(1, adjacent, random, devices=4)
 
 
 def test_unavailable_devices_are_rejected(monkeypatch):
