@@ -28,7 +28,7 @@ LIBTPU = pytest.mark.skipif(
 @LIBTPU
 @pytest.mark.full
 def test_four_devices_share_a_step_with_one_all_reduce():
-    row = on_tpu.compile_case(CASE)
+    row = on_tpu.compile_apart(CASE)
     assert "error" not in row
     assert row["collectives"] == {"all-reduce": 1}
     # The weights of LPIPS's VGG16 alone are 59 MB.
