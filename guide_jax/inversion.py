@@ -150,8 +150,8 @@ def make_refine(
     photo `[1, H, W, 3]`. The code is whitened by the prior. Its mean square (distance
     from the mean code) and the mean square of its differences between layers (distance
     from W) are penalised, so that the code stays where the generator has faces. The
-    search ends early when it no longer improves, and the best code is returned. `name`
-    tells the user which photo it is.
+    search ends early when it no longer improves, and the best code is returned. The
+    progress bar shows the name.
 
     Args:
         generator: the generator.

@@ -323,7 +323,7 @@ class LatentFinder:
 
         Args:
             photos: aligned photos.
-            what: what they are, for the progress bar.
+            what: a noun that names each of them in the progress bar.
             start: the code `[1, L, D]` from which refinement starts; by default, the
                 encoder's.
         """
